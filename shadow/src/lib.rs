@@ -1,0 +1,2 @@
+//! Nested VMX.
+#![no_std]

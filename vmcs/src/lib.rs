@@ -1,0 +1,2 @@
+//! What the Intel SDM says about VMX.
+#![no_std]
