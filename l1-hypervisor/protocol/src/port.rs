@@ -12,3 +12,5 @@ pub const BOCHS_INPUT: u16 = 0x3f8;
 pub const KVM_DOORBELL: u16 = 0x4c10;
 /// KVM: a 32-bit write says that the machine has ended.
 pub const KVM_END: u16 = 0x4c14;
+/// KVM: a 32-bit write says where the channel buffer lies. Written once, before the first doorbell.
+pub const KVM_CHANNEL: u16 = 0x4c18;

@@ -1,0 +1,136 @@
+//! The VMX instructions. Each takes the flags in the same `asm!` block as the instruction: between two blocks the
+//! compiler may change them.
+#![expect(unsafe_code, reason = "VMX instructions")]
+
+use core::arch::asm;
+
+use vmcs::field::Field;
+
+/// How a VMX instruction failed (SDM 3C 31.2 "Conventions").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmxFailure {
+    /// VMfailInvalid: there is no current VMCS, or the operand is bad.
+    Invalid,
+    /// VMfailValid: the VM-instruction error field of the current VMCS says why.
+    Valid,
+}
+
+/// What the flags after a VMX instruction say.
+fn outcome(carry: u8, zero: u8) -> Result<(), VmxFailure> {
+    if carry != 0 {
+        Err(VmxFailure::Invalid)
+    } else if zero != 0 {
+        Err(VmxFailure::Valid)
+    } else {
+        Ok(())
+    }
+}
+
+macro_rules! with_memory_operand {
+    ($(#[$doc:meta])* $name:ident, $mnemonic:literal) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The processor must allow the instruction, and `region` must be the physical address of a page that is
+        /// used for nothing else.
+        ///
+        /// # Errors
+        /// As the flags say.
+        pub unsafe fn $name(region: u64) -> Result<(), VmxFailure> {
+            let (carry, zero): (u8, u8);
+            // SAFETY: by this function's contract; the operand is a readable 64-bit value.
+            unsafe {
+                asm!(concat!($mnemonic, " qword ptr [{0}]"), "setc {1}", "setz {2}",
+                     in(reg) &raw const region, out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+            }
+            outcome(carry, zero)
+        }
+    };
+}
+
+with_memory_operand! {
+    /// VMXON: enters VMX operation.
+    vmxon, "vmxon"
+}
+with_memory_operand! {
+    /// VMCLEAR: writes a VMCS back to memory and makes it inactive.
+    vmclear, "vmclear"
+}
+with_memory_operand! {
+    /// VMPTRLD: makes a VMCS current.
+    vmptrld, "vmptrld"
+}
+
+/// VMREAD.
+///
+/// # Safety
+/// The processor must be in VMX operation.
+///
+/// # Errors
+/// As the flags say: no current VMCS, or no such field.
+#[inline]
+pub unsafe fn vmread(field: Field) -> Result<u64, VmxFailure> {
+    let value: u64;
+    let (carry, zero): (u8, u8);
+    // SAFETY: by this function's contract; the instruction writes a register.
+    unsafe {
+        asm!("vmread {0}, {1}", "setc {2}", "setz {3}", out(reg) value, in(reg) u64::from(field.0),
+             out(reg_byte) carry, out(reg_byte) zero, options(nomem, nostack));
+    }
+    outcome(carry, zero).map(|()| value)
+}
+
+/// VMWRITE.
+///
+/// # Safety
+/// The processor must be in VMX operation, and the value must not make a later VM entry or exit break L1: host-state
+/// fields, and fields that hold addresses, are the caller's responsibility.
+///
+/// # Errors
+/// As the flags say: no current VMCS, no such field, or a read-only field.
+#[inline]
+pub unsafe fn vmwrite(field: Field, value: u64) -> Result<(), VmxFailure> {
+    let (carry, zero): (u8, u8);
+    // SAFETY: by this function's contract.
+    unsafe {
+        asm!("vmwrite {0}, {1}", "setc {2}", "setz {3}", in(reg) u64::from(field.0), in(reg) value,
+             out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+    }
+    outcome(carry, zero)
+}
+
+/// INVEPT, all contexts (type 2).
+///
+/// # Safety
+/// The processor must be in VMX operation and must offer INVEPT with this type.
+///
+/// # Errors
+/// As the flags say.
+pub unsafe fn invept_all() -> Result<(), VmxFailure> {
+    let descriptor = [0_u64; 2];
+    let (carry, zero): (u8, u8);
+    // SAFETY: by this function's contract; the descriptor is 16 readable bytes.
+    unsafe {
+        asm!("invept {0}, xmmword ptr [{1}]", "setc {2}", "setz {3}", in(reg) 2_u64, in(reg) descriptor.as_ptr(),
+             out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+    }
+    outcome(carry, zero)
+}
+
+/// INVVPID, all contexts (type 2).
+///
+/// # Safety
+/// The processor must be in VMX operation and must offer INVVPID with this type.
+///
+/// # Errors
+/// As the flags say.
+pub unsafe fn invvpid_all() -> Result<(), VmxFailure> {
+    let descriptor = [0_u64; 2];
+    let (carry, zero): (u8, u8);
+    // SAFETY: by this function's contract; the descriptor is 16 readable bytes.
+    unsafe {
+        asm!("invvpid {0}, xmmword ptr [{1}]", "setc {2}", "setz {3}", in(reg) 2_u64, in(reg) descriptor.as_ptr(),
+             out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+    }
+    outcome(carry, zero)
+}
