@@ -1,2 +1,33 @@
-//! What the Intel SDM says about VMX.
+//! What the Intel SDM says about VMX, as a library.
+//!
+//! The crate is `no_std`, holds no unsafe code, allocates nothing and touches no hardware: it knows what the fields,
+//! controls, capability MSRs, exit reasons and events of VMX *mean*, and leaves every VMREAD, VMWRITE and RDMSR to its user.
+//! Everything that comes from a guest or from a CPU newer than this crate is carried as an open type: an unknown field, exit
+//! reason or event type is shown by its number and never a panic.
+//!
+//! References such as `SDM 3C 26.3.1.2` name the *Intel 64 and IA-32 Architectures Software Developer's Manual* by volume, section
+//! number and title. Chapter numbers shift between editions (chapter 24 "Virtual Machine Control Structures" of older editions is
+//! chapter 25 or 26 of newer ones), so the title is what to search for.
+//!
+//! | module | what it answers |
+//! |---|---|
+//! | [`field`] | which VMCS fields there are, and which exist on a given CPU |
+//! | [`controls`] | what each bit of the VM-execution, VM-exit and VM-entry controls is called |
+//! | [`capability`] | what the IA32_VMX_* MSRs allow |
+//! | [`exit_reason`] | what a VM exit is called |
+//! | [`event`] | interruption information, what to inject again, and what blocks an injection |
+//! | [`access`], [`software`] | reading and writing a VMCS, and one that lives in an array |
+//! | [`msr`] | MSR numbers |
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod access;
+pub mod capability;
+pub mod controls;
+pub mod event;
+pub mod exit_reason;
+pub mod field;
+pub mod msr;
+pub mod software;
