@@ -4,15 +4,7 @@
 use core::arch::asm;
 use core::arch::x86_64::{_rdtsc, _xsetbv};
 
-/// Result of CPUID.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each field is the register it is named after")]
-pub struct CpuidResult {
-    pub eax: u32,
-    pub ebx: u32,
-    pub ecx: u32,
-    pub edx: u32,
-}
+use crate::platform::{CpuidResult, RandomSource};
 
 /// CPUID of the machine.
 #[must_use]
@@ -134,6 +126,24 @@ debug_register! {
     "2" => read_dr2, write_dr2;
     "3" => read_dr3, write_dr3;
     "6" => read_dr6, write_dr6;
+}
+
+/// A random number, if the instruction gives one. RDRAND and RDSEED may find their source exhausted.
+///
+/// # Safety
+/// The processor must have the instruction.
+#[must_use]
+pub unsafe fn random(source: RandomSource) -> Option<u64> {
+    let value: u64;
+    let carry: u8;
+    // SAFETY: by this function's contract.
+    unsafe {
+        match source {
+            RandomSource::Rdrand => asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) carry, options(nomem, nostack)),
+            RandomSource::Rdseed => asm!("rdseed {0}", "setc {1}", out(reg) value, out(reg_byte) carry, options(nomem, nostack)),
+        }
+    }
+    (carry != 0).then_some(value)
 }
 
 /// Stops for good. Used after the end of the run was reported and the machine did not end.

@@ -8,91 +8,23 @@
 #![expect(unsafe_code, reason = "VM entry and exit")]
 
 use core::arch::naked_asm;
-use core::cell::UnsafeCell;
 
-/// The guest's general registers, in the order in which instructions encode them. RSP and RIP are in the VMCS.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct GeneralRegisters(pub [u64; 16]);
+use crate::context::{Context, FLOATING_POINT, HOST_STACK_POINTER, INITIAL_MXCSR};
 
-/// What VM entry loads and VM exit saves beside the VMCS.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct Context {
-    registers: GeneralRegisters,
-    /// L1's stack pointer while the guest runs.
-    host_stack_pointer: u64,
-    padding: [u64; 7],
-    /// FXSAVE image of the guest.
-    floating_point: [u8; 512],
-}
-
-/// FCW after FNINIT and MXCSR after reset: what a processor starts with (SDM 3A 10.1.1 "Processor State After Reset").
-const INITIAL_FCW: u16 = 0x37f;
-const INITIAL_MXCSR: u32 = 0x1f80;
 /// L1's own MXCSR: all exceptions masked, whatever the guest has unmasked.
 static HOST_MXCSR: u32 = INITIAL_MXCSR;
 
-const HOST_STACK_POINTER: usize = core::mem::offset_of!(Context, host_stack_pointer);
-const FLOATING_POINT: usize = core::mem::offset_of!(Context, floating_point);
-
-/// A [`Context`] at a fixed place.
-#[derive(Debug)]
-pub struct ContextCell(UnsafeCell<Context>);
-
-// SAFETY: there is one processor; `registers` and `enter` are called by the one vCPU loop only.
-unsafe impl Sync for ContextCell {}
-
-impl ContextCell {
-    /// A context of a processor after reset.
-    #[must_use]
-    pub const fn new() -> Self {
-        let mut floating_point = [0; 512];
-        [floating_point[0], floating_point[1]] = INITIAL_FCW.to_le_bytes();
-        [floating_point[24], floating_point[25], floating_point[26], floating_point[27]] = INITIAL_MXCSR.to_le_bytes();
-        Self(UnsafeCell::new(Context {
-            registers: GeneralRegisters([0; 16]),
-            host_stack_pointer: 0,
-            padding: [0; 7],
-            floating_point,
-        }))
-    }
-
-    /// The value for HOST_RSP.
-    #[must_use]
-    pub fn host_stack_pointer(&self) -> u64 {
-        self.0.get().addr() as u64
-    }
-
-    /// The guest's registers.
-    ///
-    /// # Safety
-    /// There must be no other reference to them while this one lives.
-    #[expect(clippy::mut_from_ref, reason = "interior mutability under the stated contract")]
-    #[must_use]
-    pub unsafe fn registers(&self) -> &mut GeneralRegisters {
-        // SAFETY: by this function's contract.
-        unsafe { &mut (*self.0.get()).registers }
-    }
-
-    /// Enters the guest, with VMRESUME where `launched`, else with VMLAUNCH, and returns after the next VM exit with
-    /// zero, or after a failed entry instruction with RFLAGS (CF or ZF set).
-    ///
-    /// # Safety
-    /// The current VMCS must have HOST_RSP = [`Self::host_stack_pointer`], HOST_RIP = [`exit_address`], and a host
-    /// state and EPT under which L1 keeps running undisturbed. No reference to the registers may live.
-    #[inline]
-    #[must_use]
-    pub unsafe fn enter(&self, launched: bool) -> u64 {
-        // SAFETY: by this function's contract.
-        unsafe { enter(self.0.get(), launched) }
-    }
-}
-
-impl Default for ContextCell {
-    fn default() -> Self {
-        Self::new()
-    }
+/// Enters the guest, with VMRESUME where `launched`, else with VMLAUNCH, and returns after the next VM exit with zero,
+/// or after a failed entry instruction with RFLAGS (CF or ZF set).
+///
+/// # Safety
+/// The current VMCS must have HOST_RSP = address of `context`, HOST_RIP = [`exit_address`], and a host state and EPT
+/// under which L1 keeps running undisturbed.
+#[inline]
+#[must_use]
+pub unsafe fn enter_guest(context: &mut Context, launched: bool) -> u64 {
+    // SAFETY: by this function's contract.
+    unsafe { enter(context, launched) }
 }
 
 /// The value for HOST_RIP.

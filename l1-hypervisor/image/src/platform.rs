@@ -1,0 +1,50 @@
+//! What the exit handlers need of the processor, as a trait: the hardware in the image, plain data in tests.
+
+use vmcs::access::VmcsAccess;
+
+/// Result of CPUID.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the register it is named after")]
+pub struct CpuidResult {
+    pub eax: u32,
+    pub ebx: u32,
+    pub ecx: u32,
+    pub edx: u32,
+}
+
+/// The processor, with the VMCS of the guest current.
+pub trait Platform: VmcsAccess {
+    /// CPUID of the machine.
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult;
+    /// The machine's time-stamp counter.
+    fn time_stamp_counter(&mut self) -> u64;
+    /// Sets XCR0, which L1 leaves to the guest. The value is one that the processor takes.
+    fn set_extended_control(&mut self, value: u64);
+    /// Sets CR2, which L1 leaves to the guest.
+    fn set_cr2(&mut self, value: u64);
+    /// Reads DR0 to DR3 or DR6, which L1 leaves to the guest.
+    fn debug_register(&mut self, number: DebugRegister) -> u64;
+    /// Writes DR0 to DR3 or DR6.
+    fn set_debug_register(&mut self, number: DebugRegister, value: u64);
+    /// A random number from RDRAND or RDSEED, if the processor gives one.
+    fn random(&mut self, source: RandomSource) -> Option<u64>;
+}
+
+/// A debug register that is not in the VMCS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant is the register it is named after")]
+pub enum DebugRegister {
+    Dr0,
+    Dr1,
+    Dr2,
+    Dr3,
+    Dr6,
+}
+
+/// An instruction that gives random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant is the instruction it is named after")]
+pub enum RandomSource {
+    Rdrand,
+    Rdseed,
+}
