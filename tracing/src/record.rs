@@ -3,6 +3,8 @@
 //! The names follow ftrace's `kvm_exit` event where that has one, so that a record reads like what people know:
 //! `reason`, `rip`, `info1`, `info2`, `intr_info`, `error_code`.
 
+use vmcs::event::{Injection, InterruptionInformation};
+use vmcs::exit_reason::{BasicExitReason, ExitReason};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What a record tells of.
@@ -13,6 +15,18 @@ pub enum RecordKind {
     Exit = 0,
     /// A VM entry that failed (VMfailInvalid or VMfailValid); `info1` is the VM-instruction error.
     EntryFailure = 1,
+}
+
+impl RecordKind {
+    /// The kind with the number `byte`, if there is one.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Exit,
+            1 => Self::EntryFailure,
+            _ => return None,
+        })
+    }
 }
 
 /// What became of an exit.
@@ -29,6 +43,33 @@ pub enum Action {
     Stopped = 3,
     /// Nothing of the guest changed: a window opened, an interrupt or timer of L1's own.
     Resumed = 4,
+}
+
+impl Action {
+    /// The action with the number `byte`, if there is one.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::Emulated,
+            1 => Self::Injected,
+            2 => Self::Reflected,
+            3 => Self::Stopped,
+            4 => Self::Resumed,
+            _ => return None,
+        })
+    }
+
+    /// The word that traces use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Emulated => "emulated",
+            Self::Injected => "injected",
+            Self::Reflected => "reflected",
+            Self::Stopped => "stopped",
+            Self::Resumed => "resumed",
+        }
+    }
 }
 
 /// One record. `zerocopy` guards the layout: no padding, no invalid bit patterns.
@@ -68,8 +109,144 @@ pub struct Record {
     /// Time-stamp counter at the exit.
     pub tsc: u64,
     /// What the exit was about, where the qualification does not say it: leaf for CPUID (sub-leaf in bits 63:32),
-    /// index for RDMSR and WRMSR, guest-physical address for EPT exits, value for I/O.
+    /// index for RDMSR and WRMSR, guest-physical address for EPT exits, value for I/O. With [`Action::Injected`] it
+    /// also tells what was injected, see [`Record::injected_event`].
     pub detail: u64,
 }
 
+impl Record {
+    /// A record with every field zero, to fill static memory with.
+    pub const ZERO: Self = Self {
+        sequence: 0,
+        reason: 0,
+        vcpu: 0,
+        level: 0,
+        owner: 0,
+        action: 0,
+        kind: 0,
+        instruction_length: 0,
+        reserved: 0,
+        rip: 0,
+        info1: 0,
+        info2: 0,
+        intr_info: 0,
+        error_code: 0,
+        cost: 0,
+        tsc: 0,
+        detail: 0,
+    };
+
+    /// What became of the exit; `None` in a damaged record.
+    #[must_use]
+    pub const fn action(&self) -> Option<Action> {
+        Action::from_byte(self.action)
+    }
+
+    /// What the record tells of; `None` in a damaged record.
+    #[must_use]
+    pub const fn kind(&self) -> Option<RecordKind> {
+        RecordKind::from_byte(self.kind)
+    }
+
+    /// The exit reason, typed. Means nothing in a record of [`RecordKind::EntryFailure`].
+    #[must_use]
+    pub const fn exit_reason(&self) -> ExitReason {
+        ExitReason(self.reason)
+    }
+
+    /// The event L1 injected because of this exit, if the record says so.
+    ///
+    /// RDMSR and WRMSR keep the interruption information in bits 63:32 of `detail`, beside the index, and have no room
+    /// for the error code. Reasons that need all of `detail` (CPUID, I/O, EPT violation and misconfiguration) do not
+    /// say what was injected. All others keep it as [`injected_detail`] puts it together.
+    #[must_use]
+    pub fn injected_event(&self) -> Option<Injection> {
+        use BasicExitReason as R;
+        if self.action() != Some(Action::Injected) {
+            return None;
+        }
+        let (low, high) = (self.detail as u32, (self.detail >> 32) as u32);
+        let (information, error_code) = match self.exit_reason().basic() {
+            R::CPUID | R::IO_INSTRUCTION | R::EPT_VIOLATION | R::EPT_MISCONFIGURATION => return None,
+            R::RDMSR | R::WRMSR => (InterruptionInformation(high), None),
+            _ => (InterruptionInformation(low), Some(high)),
+        };
+        let error_code = error_code.filter(|_| information.has_error_code());
+        information.is_valid().then_some(Injection::new(information, error_code))
+    }
+}
+
+/// The `detail` of an exit that made L1 inject an event, for reasons that do not need `detail` themselves: VM-entry
+/// interruption information in bits 31:0, error code in bits 63:32.
+#[must_use]
+pub fn injected_detail(event: Injection) -> u64 {
+    u64::from(event.information.0) | u64::from(event.error_code.unwrap_or(0)) << 32
+}
+
+/// The `detail` of RDMSR and WRMSR: the index, and the VM-entry interruption information of what was injected (0 for
+/// nothing) in bits 63:32.
+#[must_use]
+pub const fn msr_detail(index: u32, injected: InterruptionInformation) -> u64 {
+    index as u64 | (injected.0 as u64) << 32
+}
+
+/// The `detail` of CPUID.
+#[must_use]
+pub const fn cpuid_detail(leaf: u32, sub_leaf: u32) -> u64 {
+    leaf as u64 | (sub_leaf as u64) << 32
+}
+
+/// The bytes of `records` as they travel to the host.
+#[must_use]
+pub fn bytes(records: &[Record]) -> &[u8] {
+    records.as_bytes()
+}
+
 const _: () = assert!(size_of::<Record>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE_FAULT: InterruptionInformation = InterruptionInformation(0x8000_0b0e);
+
+    fn injected(reason: BasicExitReason, detail: u64) -> Option<Injection> {
+        Record { reason: reason.0.into(), action: Action::Injected as u8, detail, ..Record::ZERO }.injected_event()
+    }
+
+    #[test]
+    fn numbers_and_enumerations_agree() {
+        for byte in 0..=u8::MAX {
+            assert!(RecordKind::from_byte(byte).is_none_or(|kind| kind as u8 == byte));
+            assert!(Action::from_byte(byte).is_none_or(|action| action as u8 == byte));
+        }
+        assert_eq!((0..=u8::MAX).filter_map(Action::from_byte).count(), 5);
+        assert_eq!((0..=u8::MAX).filter_map(RecordKind::from_byte).count(), 2);
+    }
+
+    #[test]
+    fn the_layout_is_the_one_on_the_wire() {
+        let record = Record { sequence: 0x0403_0201, level: 2, rip: 0x1122_3344_5566_7788, detail: 0xff, ..Record::ZERO };
+        let bytes = bytes(core::slice::from_ref(&record));
+        assert_eq!((&bytes[..4], bytes[9]), (&[1, 2, 3, 4][..], 2));
+        assert_eq!((&bytes[16..24], bytes[56]), (&0x1122_3344_5566_7788_u64.to_le_bytes()[..], 0xff));
+    }
+
+    #[test]
+    fn what_was_injected_comes_back() {
+        let page_fault = Injection::new(PAGE_FAULT, Some(2));
+        assert_eq!(injected(BasicExitReason::EXCEPTION_OR_NMI, injected_detail(page_fault)), Some(page_fault));
+        let interrupt = Injection::new(InterruptionInformation::external_interrupt(0x20), None);
+        assert_eq!(injected(BasicExitReason::INTERRUPT_WINDOW, injected_detail(interrupt)), Some(interrupt));
+        let by_msr = injected(BasicExitReason::WRMSR, msr_detail(0x10, PAGE_FAULT));
+        assert_eq!(by_msr, Some(Injection::new(PAGE_FAULT, None)));
+    }
+
+    #[test]
+    fn records_that_do_not_say_what_was_injected() {
+        assert_eq!(injected(BasicExitReason::WRMSR, msr_detail(0x8000_0b0e, InterruptionInformation(0))), None);
+        assert_eq!(injected(BasicExitReason::CPUID, cpuid_detail(0x8000_0b0e, 0)), None);
+        assert_eq!(injected(BasicExitReason::HLT, 0), None);
+        assert_eq!(Record { detail: injected_detail(Injection::new(PAGE_FAULT, None)), ..Record::ZERO }.injected_event(), None);
+    }
+}
