@@ -1,1 +1,22 @@
-//! Placeholder until the next commits.
+//! The L1 hypervisor.
+//!
+//! Booted by the host program on a bare machine, it enters VMX operation, hosts one L2 guest, answers its VM exits and
+//! reports every one of them.
+//!
+//! What always holds:
+//! - everything that decides is safe code over traits and runs on the host in tests; `unsafe` is in [`hardware`] and a
+//!   few entry points;
+//! - what comes from the guest is copied once, checked, and only the copy is used; no guest makes L1 panic or hang;
+//! - nothing allocates after the start.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod clock;
+pub mod context;
+pub mod cpuid;
+pub mod fitness;
+pub mod guest_memory;
+pub mod page_table;
+pub mod platform;
+pub mod vmcs12;
