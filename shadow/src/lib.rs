@@ -1,2 +1,9 @@
-//! Nested VMX.
+//! How a guest hypervisor's VMCS accesses are served: VMCS shadowing in hardware, or software merging.
+//!
+//! Pure logic over the capabilities of a processor: no hardware, no unsafe code.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod mode;

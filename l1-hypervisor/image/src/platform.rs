@@ -2,6 +2,8 @@
 
 use vmcs::access::VmcsAccess;
 
+use crate::context::Context;
+
 /// Result of CPUID.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the register it is named after")]
@@ -12,8 +14,23 @@ pub struct CpuidResult {
     pub edx: u32,
 }
 
+/// A VM entry that the processor refused (SDM 3C 27.1 "Basic VM-Entry Checks").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryFailure {
+    /// VMfailInvalid.
+    Invalid,
+    /// VMfailValid with this VM-instruction error.
+    Valid(u32),
+}
+
 /// The processor, with the VMCS of the guest current.
 pub trait Platform: VmcsAccess {
+    /// Runs the guest until its next exit.
+    ///
+    /// # Errors
+    /// [`EntryFailure`]; the guest did not run.
+    fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure>;
+
     /// CPUID of the machine.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult;
     /// The machine's time-stamp counter.
@@ -26,6 +43,12 @@ pub trait Platform: VmcsAccess {
     fn debug_register(&mut self, number: DebugRegister) -> u64;
     /// Writes DR0 to DR3 or DR6.
     fn set_debug_register(&mut self, number: DebugRegister, value: u64);
+    /// IA32_TSC_AUX, which L1 leaves to the guest.
+    fn tsc_auxiliary(&mut self) -> u64;
+    /// Forgets the translations of the guest's linear addresses that the processor holds.
+    fn invalidate_translations(&mut self);
+    /// Writes back and invalidates the caches.
+    fn write_back_caches(&mut self);
     /// A random number from RDRAND or RDSEED, if the processor gives one.
     fn random(&mut self, source: RandomSource) -> Option<u64>;
 }

@@ -60,12 +60,10 @@ const PRIMARY_INTERCEPTS: &[(u32, PrimaryProcessorBased)] = &[
     (boot::INTERCEPT_MOV_DR, PrimaryProcessorBased::MOV_DR_EXITING),
     (boot::INTERCEPT_CR3, PrimaryProcessorBased::CR3_LOAD_EXITING.union(PrimaryProcessorBased::CR3_STORE_EXITING)),
     (boot::INTERCEPT_INVLPG, PrimaryProcessorBased::INVLPG_EXITING),
-    (boot::INTERCEPT_CR8, PrimaryProcessorBased::CR8_LOAD_EXITING.union(PrimaryProcessorBased::CR8_STORE_EXITING)),
 ];
 
 /// See [`PRIMARY_INTERCEPTS`].
 const SECONDARY_INTERCEPTS: &[(u32, SecondaryProcessorBased)] = &[
-    (boot::INTERCEPT_DESCRIPTOR_TABLE, SecondaryProcessorBased::DESCRIPTOR_TABLE_EXITING),
     (boot::INTERCEPT_RDRAND, SecondaryProcessorBased::RDRAND_EXITING),
     (boot::INTERCEPT_RDSEED, SecondaryProcessorBased::RDSEED_EXITING),
 ];
@@ -115,6 +113,9 @@ impl Controls {
             | PrimaryProcessorBased::MWAIT_EXITING
             | PrimaryProcessorBased::MONITOR_EXITING
             | PrimaryProcessorBased::RDPMC_EXITING
+            // Without a TPR shadow CR8 is the machine's own task priority.
+            | PrimaryProcessorBased::CR8_LOAD_EXITING
+            | PrimaryProcessorBased::CR8_STORE_EXITING
             | PrimaryProcessorBased::USE_IO_BITMAPS
             | PrimaryProcessorBased::USE_MSR_BITMAPS
             | PrimaryProcessorBased::ACTIVATE_SECONDARY_CONTROLS;

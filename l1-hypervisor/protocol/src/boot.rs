@@ -45,14 +45,10 @@ pub const INTERCEPT_MOV_DR: u32 = 1 << 2;
 pub const INTERCEPT_CR3: u32 = 1 << 3;
 /// `intercepts`: INVLPG exits.
 pub const INTERCEPT_INVLPG: u32 = 1 << 4;
-/// `intercepts`: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR and STR exit.
-pub const INTERCEPT_DESCRIPTOR_TABLE: u32 = 1 << 5;
-/// `intercepts`: MOV from and to CR8 exits.
-pub const INTERCEPT_CR8: u32 = 1 << 6;
 /// `intercepts`: RDRAND exits.
-pub const INTERCEPT_RDRAND: u32 = 1 << 7;
+pub const INTERCEPT_RDRAND: u32 = 1 << 5;
 /// `intercepts`: RDSEED exits.
-pub const INTERCEPT_RDSEED: u32 = 1 << 8;
+pub const INTERCEPT_RDSEED: u32 = 1 << 6;
 
 /// One piece of the L2 guest: `length` bytes of the payload that L1 copies to `guest_address`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]

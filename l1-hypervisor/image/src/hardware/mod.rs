@@ -13,4 +13,5 @@ pub mod port;
 pub mod processor;
 pub mod single;
 pub mod vmx;
+pub mod vmx_state;
 pub mod world_switch;

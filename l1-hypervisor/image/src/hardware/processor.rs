@@ -128,6 +128,12 @@ debug_register! {
     "6" => read_dr6, write_dr6;
 }
 
+/// Writes back and invalidates the caches.
+pub fn write_back_caches() {
+    // SAFETY: L1 runs at CPL 0, and WBINVD changes no data.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// A random number, if the instruction gives one. RDRAND and RDSEED may find their source exhausted.
 ///
 /// # Safety

@@ -1,0 +1,36 @@
+//! HLT: the guest waits.
+//!
+//! L1 does not spin: it enters the guest in the activity state HLT with the VMX-preemption timer set for the next
+//! deadline, so that the processor (or the hypervisor below) sleeps until then.
+
+use l1_protocol::end::EndReason;
+use vmcs::event::{ActivityState, RFLAGS_IF};
+use vmcs::field::Field;
+
+use super::Action;
+use super::information::Exit;
+use crate::platform::Platform;
+use crate::vcpu::Vcpu;
+
+/// Puts the guest to sleep, or finds that nothing could ever wake it.
+pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+    vcpu.finish_instruction(exit);
+    vcpu.console.idle();
+    let can_take_interrupts = vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_IF != 0;
+    if can_take_interrupts && vcpu.devices.interrupt_pending() {
+        return Action::Continue;
+    }
+    let can_be_woken = can_take_interrupts && (vcpu.devices.next_deadline().is_some() || vcpu.devices.wants_input());
+    if !can_be_woken {
+        let text = if can_take_interrupts {
+            "halted, and no device can interrupt: all lines are masked or idle"
+        } else {
+            "halted with interrupts off"
+        };
+        return Action::stop(EndReason::HaltedForEver, 0, text);
+    }
+    // Blocking by STI ends with HLT, and the activity state may be HLT only without it (SDM 3C 27.3.1.5).
+    vcpu.clear_instruction_blocking();
+    vcpu.platform.write(Field::GUEST_ACTIVITY_STATE, ActivityState::HLT.0.into());
+    Action::Continue
+}

@@ -1,0 +1,118 @@
+//! EPT violations: the guest touched an address without RAM. Nothing is there in this machine, so reads give all ones
+//! and writes are lost; the instruction is emulated for that.
+
+use l1_protocol::end::EndReason;
+use vmcs::event::Vector;
+use vmcs::field::Field;
+
+use super::Action;
+use super::information::Exit;
+use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
+use crate::platform::Platform;
+use crate::vcpu::Vcpu;
+
+/// Bits of the exit qualification for EPT violations (SDM 3C table 28-7).
+mod qualification {
+    pub const WRITE: u64 = 1 << 1;
+    pub const FETCH: u64 = 1 << 2;
+    pub const LINEAR_ADDRESS_VALID: u64 = 1 << 7;
+    pub const TRANSLATED: u64 = 1 << 8;
+}
+
+/// Bits of a page-fault error code (SDM 3A 4.7 "Page-Fault Exceptions").
+mod page_fault {
+    pub const PRESENT: u32 = 1 << 0;
+    pub const WRITE: u32 = 1 << 1;
+    pub const USER: u32 = 1 << 2;
+    pub const RESERVED: u32 = 1 << 3;
+    pub const FETCH: u32 = 1 << 4;
+}
+
+/// An EPT violation.
+pub fn handle_violation<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+    let bits = exit.qualification(&mut vcpu.platform);
+    if exit.idt_vectoring(&mut vcpu.platform) >> 31 != 0 {
+        return Action::stop(
+            EndReason::UnhandledExit,
+            exit.reason.0.into(),
+            "an event was to be delivered through memory that does not exist (IDT, GDT, TSS or stack)",
+        );
+    }
+    if bits & qualification::LINEAR_ADDRESS_VALID != 0 && bits & qualification::TRANSLATED == 0 {
+        return fault_on_page_table(vcpu, bits);
+    }
+    if bits & qualification::FETCH != 0 {
+        // What is fetched is FF FF …, which is no instruction.
+        return Action::INVALID_OPCODE;
+    }
+    emulate(vcpu, exit)
+}
+
+/// The guest's page tables lie where nothing is: an entry of all ones has reserved bits set.
+fn fault_on_page_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, bits: u64) -> Action {
+    let mut error_code = page_fault::PRESENT | page_fault::RESERVED;
+    if bits & qualification::WRITE != 0 {
+        error_code |= page_fault::WRITE;
+    }
+    if bits & qualification::FETCH != 0 {
+        error_code |= page_fault::FETCH;
+    }
+    if vcpu.privilege_level() == 3 {
+        error_code |= page_fault::USER;
+    }
+    let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
+    vcpu.platform.set_cr2(address);
+    Action::exception(Vector::PF, Some(error_code))
+}
+
+fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+    const BASES: [Field; 6] = [
+        Field::GUEST_ES_BASE,
+        Field::GUEST_CS_BASE,
+        Field::GUEST_SS_BASE,
+        Field::GUEST_DS_BASE,
+        Field::GUEST_FS_BASE,
+        Field::GUEST_GS_BASE,
+    ];
+    let paging = vcpu.paging_state();
+    let mode = vcpu.code_size();
+    let segment_bases = BASES.map(|field| vcpu.platform.read(field));
+    let old_rflags = vcpu.platform.read(Field::GUEST_RFLAGS);
+    let old_rsp = vcpu.platform.read(Field::GUEST_RSP);
+    let (mut rflags, mut rsp) = (old_rflags, old_rsp);
+    let state = InstructionState {
+        general: &mut vcpu.context.general,
+        rsp: &mut rsp,
+        rip: exit.rip,
+        rflags: &mut rflags,
+        segment_bases,
+        mode,
+    };
+    let outcome = emulate::emulate(state, &mut vcpu.memory, &paging, &mut Unclaimed);
+    if rflags != old_rflags {
+        vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
+    }
+    if rsp != old_rsp {
+        vcpu.platform.write(Field::GUEST_RSP, rsp);
+    }
+    match outcome {
+        Ok(Outcome::Completed { next_rip }) => {
+            vcpu.finish_at(exit.rip, next_rip);
+            Action::Continue
+        }
+        Ok(Outcome::Repeat) => Action::Continue,
+        Err(EmulationError::PageFault(fault)) => {
+            vcpu.platform.set_cr2(fault.address);
+            Action::exception(Vector::PF, Some(fault.error_code))
+        }
+        Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
+        Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
+        Err(EmulationError::Unsupported { mnemonic }) => Action::stop(EndReason::UnhandledExit, exit.reason.0.into(), mnemonic),
+    }
+}
+
+/// An EPT misconfiguration: the tables are L1's own, so this is a bug in L1.
+pub fn handle_misconfiguration<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
+    let address = vcpu.platform.read(Field::GUEST_PHYSICAL_ADDRESS);
+    Action::stop(EndReason::Bug, address, "EPT misconfiguration: an EPT entry of L1 is invalid for this guest-physical address")
+}

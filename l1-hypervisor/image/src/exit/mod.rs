@@ -1,0 +1,66 @@
+//! VM exits: what happened, who handles it, and what follows.
+//!
+//! A handler is a function of the guest and the exit; it changes the guest's state and says with an [`Action`] what the
+//! vCPU loop shall do. Nothing here touches hardware: the platform is a parameter.
+
+pub mod control_register;
+pub mod cpuid;
+pub mod debug_register;
+pub mod dispatch;
+pub mod exception;
+pub mod halt;
+pub mod information;
+pub mod io;
+pub mod memory;
+pub mod msr;
+pub mod task_switch;
+pub mod time;
+pub mod xsetbv;
+
+use l1_protocol::end::EndReason;
+use vmcs::event::{Injection, InterruptionInformation, Vector};
+
+/// What shall follow an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The instruction is done: go on behind it.
+    Complete,
+    /// The handler has set RIP and everything else: go on there.
+    Continue,
+    /// Nothing of the guest changed: go on where it was.
+    Resume,
+    /// Deliver an event at the instruction that exited.
+    Inject(Injection),
+    /// The run ends.
+    Stop(End),
+}
+
+/// How the run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: EndReason,
+    /// See [`EndReason`].
+    pub value: u64,
+    /// For a person; empty where the reason says it all.
+    pub text: &'static str,
+}
+
+impl Action {
+    /// #GP(0).
+    pub const GENERAL_PROTECTION: Self = Self::exception(Vector::GP, Some(0));
+    /// #UD.
+    pub const INVALID_OPCODE: Self = Self::exception(Vector::UD, None);
+
+    /// A hardware exception.
+    #[must_use]
+    pub const fn exception(vector: u8, error_code: Option<u32>) -> Self {
+        Self::Inject(Injection::new(InterruptionInformation::hardware_exception(vector, error_code.is_some()), error_code))
+    }
+
+    /// The end of the run.
+    #[must_use]
+    pub const fn stop(reason: EndReason, value: u64, text: &'static str) -> Self {
+        Self::Stop(End { reason, value, text })
+    }
+}

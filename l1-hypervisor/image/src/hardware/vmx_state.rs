@@ -1,0 +1,212 @@
+//! The processor in VMX operation: vmcs12 is current, and every access to it is counted.
+#![expect(unsafe_code, reason = "VMX operation")]
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use vmcs::access::VmcsAccess;
+use vmcs::field::Field;
+
+use super::vmx::{self, VmxFailure};
+use super::{processor, world_switch};
+use crate::context::Context;
+use crate::exit::msr::TSC_AUX;
+use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource};
+
+/// Whether there is a current VMCS, for the report of a failure.
+static VMCS_IS_CURRENT: AtomicBool = AtomicBool::new(false);
+/// See [`AccessCounts`]. One processor: a load and a store are enough to count.
+static VMREADS: AtomicU64 = AtomicU64::new(0);
+static VMWRITES: AtomicU64 = AtomicU64::new(0);
+static VMPTRLDS: AtomicU64 = AtomicU64::new(0);
+static VMCLEARS: AtomicU64 = AtomicU64::new(0);
+
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// How many VMX instructions L1 has executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessCounts {
+    /// VMREAD.
+    pub vmreads: u64,
+    /// VMWRITE.
+    pub vmwrites: u64,
+    /// VMPTRLD.
+    pub vmptrlds: u64,
+    /// VMCLEAR.
+    pub vmclears: u64,
+}
+
+/// What was counted so far.
+#[must_use]
+pub fn access_counts() -> AccessCounts {
+    AccessCounts {
+        vmreads: VMREADS.load(Ordering::Relaxed),
+        vmwrites: VMWRITES.load(Ordering::Relaxed),
+        vmptrlds: VMPTRLDS.load(Ordering::Relaxed),
+        vmclears: VMCLEARS.load(Ordering::Relaxed),
+    }
+}
+
+/// The processor with a current VMCS.
+#[derive(Debug)]
+pub struct CurrentVmcs {
+    launched: bool,
+}
+
+impl CurrentVmcs {
+    /// Clears the VMCS region at `region` and makes it current.
+    ///
+    /// # Safety
+    /// The processor must be in VMX operation; `region` must be the physical address of a page that holds the VMCS
+    /// revision identifier and is used for nothing else. There may be only one `CurrentVmcs`.
+    ///
+    /// # Errors
+    /// As the processor says.
+    pub unsafe fn load(region: u64) -> Result<Self, VmxFailure> {
+        count(&VMCLEARS);
+        count(&VMPTRLDS);
+        // SAFETY: by this function's contract.
+        unsafe {
+            vmx::vmclear(region)?;
+            vmx::vmptrld(region)?;
+        }
+        VMCS_IS_CURRENT.store(true, Ordering::Relaxed);
+        Ok(Self { launched: false })
+    }
+}
+
+impl VmcsAccess for CurrentVmcs {
+    #[inline]
+    fn read(&mut self, field: Field) -> u64 {
+        count(&VMREADS);
+        // SAFETY: a `CurrentVmcs` exists only in VMX operation.
+        match unsafe { vmx::vmread(field) } {
+            Ok(value) => value,
+            Err(failure) => access_failed("VMREAD", field, failure),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, field: Field, value: u64) {
+        count(&VMWRITES);
+        // SAFETY: a `CurrentVmcs` exists only in VMX operation. Host state and addresses are written by `vmcs12` and
+        // `start` alone, with values of L1.
+        if let Err(failure) = unsafe { vmx::vmwrite(field, value) } {
+            access_failed("VMWRITE", field, failure);
+        }
+    }
+}
+
+#[cold]
+fn access_failed(instruction: &str, field: Field, failure: VmxFailure) -> ! {
+    // L1 asks only for fields that the capabilities promise.
+    panic!("{instruction} of {field} ({:#x}) failed: {failure:?}", field.0)
+}
+
+impl Platform for CurrentVmcs {
+    #[inline]
+    fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure> {
+        // SAFETY: `start` has written HOST_RSP and HOST_RIP for the one context there is, and host state and EPT that
+        // keep L1 apart from the guest.
+        let flags = unsafe { world_switch::enter_guest(context, self.launched) };
+        if flags == 0 {
+            self.launched = true;
+            return Ok(());
+        }
+        const CARRY: u64 = 1;
+        if flags & CARRY != 0 { Err(EntryFailure::Invalid) } else { Err(EntryFailure::Valid(self.read(Field::VM_INSTRUCTION_ERROR) as u32)) }
+    }
+
+    #[inline]
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
+        processor::cpuid(leaf, subleaf)
+    }
+
+    #[inline]
+    fn time_stamp_counter(&mut self) -> u64 {
+        processor::time_stamp_counter()
+    }
+
+    fn set_extended_control(&mut self, value: u64) {
+        // SAFETY: L1 has set CR4.OSXSAVE if the processor has XSAVE, and only then the guest can execute XSETBV; the
+        // value was checked against what the processor offers.
+        unsafe { processor::set_extended_control(value) };
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        processor::write_cr2(value);
+    }
+
+    fn debug_register(&mut self, number: DebugRegister) -> u64 {
+        match number {
+            DebugRegister::Dr0 => processor::read_dr0(),
+            DebugRegister::Dr1 => processor::read_dr1(),
+            DebugRegister::Dr2 => processor::read_dr2(),
+            DebugRegister::Dr3 => processor::read_dr3(),
+            DebugRegister::Dr6 => processor::read_dr6(),
+        }
+    }
+
+    fn set_debug_register(&mut self, number: DebugRegister, value: u64) {
+        match number {
+            DebugRegister::Dr0 => processor::write_dr0(value),
+            DebugRegister::Dr1 => processor::write_dr1(value),
+            DebugRegister::Dr2 => processor::write_dr2(value),
+            DebugRegister::Dr3 => processor::write_dr3(value),
+            DebugRegister::Dr6 => processor::write_dr6(value),
+        }
+    }
+
+    fn tsc_auxiliary(&mut self) -> u64 {
+        // SAFETY: RDTSCP exits only where the control for it is set, so the processor has RDTSCP and this MSR.
+        unsafe { processor::read_msr(TSC_AUX) }
+    }
+
+    fn invalidate_translations(&mut self) {
+        // SAFETY: in VMX operation; the control "enable VPID" is offered only with INVVPID, and without it every exit
+        // invalidates anyway and the instruction's failure says only that.
+        let _ = unsafe { vmx::invvpid_all() };
+    }
+
+    fn write_back_caches(&mut self) {
+        processor::write_back_caches();
+    }
+
+    fn random(&mut self, source: RandomSource) -> Option<u64> {
+        // SAFETY: the exit happens only where the processor has the instruction.
+        unsafe { processor::random(source) }
+    }
+}
+
+/// Writes the exit fields of the current VMCS, for the report of a failure.
+///
+/// # Errors
+/// As `out` says.
+pub fn describe(out: &mut dyn fmt::Write) -> fmt::Result {
+    const FIELDS: &[Field] = &[
+        Field::EXIT_REASON,
+        Field::EXIT_QUALIFICATION,
+        Field::VM_EXIT_INSTRUCTION_LENGTH,
+        Field::VM_EXIT_INTERRUPTION_INFORMATION,
+        Field::IDT_VECTORING_INFORMATION,
+        Field::VM_INSTRUCTION_ERROR,
+        Field::GUEST_RIP,
+        Field::GUEST_RSP,
+        Field::GUEST_RFLAGS,
+        Field::GUEST_CR0,
+        Field::GUEST_CR3,
+        Field::GUEST_CR4,
+    ];
+    if !VMCS_IS_CURRENT.load(Ordering::Relaxed) {
+        return writeln!(out, "no current VMCS");
+    }
+    for &field in FIELDS {
+        // SAFETY: there is a current VMCS, so the processor is in VMX operation.
+        if let Ok(value) = unsafe { vmx::vmread(field) } {
+            writeln!(out, "{field} {value:#x}")?;
+        }
+    }
+    Ok(())
+}

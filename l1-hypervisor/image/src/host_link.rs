@@ -1,0 +1,121 @@
+//! The host's side of a run, on the machine: the channel outwards, input and the request to stop inwards.
+#![expect(unsafe_code, reason = "the input page, which the host writes")]
+
+use core::ptr;
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use l1_protocol::boot::MACHINE_KVM;
+use l1_protocol::frame::FrameKind;
+use l1_protocol::input::{ESCAPE, ESCAPE_STOP, INPUT_RING, InputPage};
+use l1_protocol::memory_map::INPUT_PAGE;
+use l1_protocol::port::BOCHS_INPUT;
+
+use crate::channel::Channel;
+use crate::device::Console;
+use crate::hardware::port::Port;
+use crate::vcpu::Host;
+
+/// Line status register of the 16550 and its bit "data ready".
+const LINE_STATUS: u16 = BOCHS_INPUT + 5;
+const DATA_READY: u8 = 1 << 0;
+
+/// Channel and input together.
+#[derive(Debug)]
+pub struct HostLink {
+    /// Outwards.
+    pub channel: &'static mut Channel,
+    input: Input,
+}
+
+#[derive(Debug)]
+enum Input {
+    /// Bochs: a serial line, with escape sequences.
+    Serial { data: Port, status: Port, escaped: bool },
+    /// KVM: a page that the host writes while L1 runs.
+    Page,
+}
+
+impl HostLink {
+    /// The link on the machine with the number `machine`.
+    #[must_use]
+    pub fn new(channel: &'static mut Channel, machine: u32) -> Self {
+        let input = if machine == MACHINE_KVM {
+            Input::Page
+        } else {
+            // SAFETY: the machine's serial line is L1's own, and reading it breaks nothing.
+            let port = |number| unsafe { Port::new(number) };
+            Input::Serial { data: port(BOCHS_INPUT), status: port(LINE_STATUS), escaped: false }
+        };
+        Self { channel, input }
+    }
+}
+
+impl Console for HostLink {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.channel.console(bytes);
+    }
+}
+
+impl Host for HostLink {
+    fn idle(&mut self) {
+        self.channel.flush();
+    }
+
+    fn records(&mut self, bytes: &[u8]) {
+        self.channel.frame(FrameKind::Trace, &[bytes]);
+        self.channel.flush();
+    }
+
+    fn poll(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match &mut self.input {
+            Input::Serial { data, status, escaped } => poll_serial(*data, *status, escaped, buffer),
+            Input::Page => poll_page(buffer),
+        }
+    }
+}
+
+/// Takes bytes while there are any and room for them; a full line is drained in several polls.
+fn poll_serial(data: Port, status: Port, escaped: &mut bool, buffer: &mut [u8]) -> Option<usize> {
+    let mut used = 0;
+    // Without room a stop request behind input would wait for ever: then one byte more is looked at.
+    for _ in 0..=buffer.len() {
+        if used == buffer.len() && !buffer.is_empty() || status.read_u8() & DATA_READY == 0 {
+            break;
+        }
+        let byte = data.read_u8();
+        match (core::mem::take(escaped), byte) {
+            (false, ESCAPE) => *escaped = true,
+            (true, ESCAPE_STOP) => return None,
+            _ => {
+                if let Some(slot) = buffer.get_mut(used) {
+                    *slot = byte;
+                    used += 1;
+                }
+            }
+        }
+    }
+    Some(used)
+}
+
+fn poll_page(buffer: &mut [u8]) -> Option<usize> {
+    let page = ptr::with_exposed_provenance_mut::<InputPage>(INPUT_PAGE as usize);
+    // SAFETY: the page is mapped, aligned and used for nothing else; the host writes `written`, `stop` and the ring,
+    // L1 writes `read`. Volatile accesses through raw pointers, as the host writes at any time.
+    unsafe {
+        if ptr::read_volatile(&raw const (*page).stop) != 0 {
+            return None;
+        }
+        let written = ptr::read_volatile(&raw const (*page).written);
+        compiler_fence(Ordering::Acquire);
+        let mut read = ptr::read_volatile(&raw const (*page).read);
+        let mut used = 0;
+        while used < buffer.len() && read != written {
+            buffer[used] = ptr::read_volatile(&raw const (*page).ring[read as usize % INPUT_RING]);
+            used += 1;
+            read = read.wrapping_add(1);
+        }
+        compiler_fence(Ordering::Release);
+        ptr::write_volatile(&raw mut (*page).read, read);
+        Some(used)
+    }
+}

@@ -1,0 +1,391 @@
+//! The virtual processor of L2 and its loop: enter, exit, handle, prepare the next entry.
+//!
+//! What always holds between two entries:
+//! - a VMCS field is written only when its value changes; controls that change have a copy here;
+//! - at most one event is to be injected, and one whose delivery was cut short comes before everything else;
+//! - the preemption timer ends the guest's run in time for the next deadline of a device and for looking whether the
+//!   host wants something.
+
+use l1_protocol::boot::BootInformation;
+use l1_protocol::end::EndReason;
+use vmcs::access::VmcsAccess;
+use vmcs::capability::Capabilities;
+use vmcs::controls::PrimaryProcessorBased;
+use vmcs::event::{
+    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, external_interrupt_allowed, reinjection,
+};
+use vmcs::field::Field;
+
+use crate::clock::Clock;
+use crate::context::Context;
+use crate::context::register::RSP;
+use crate::cpuid::Features;
+use crate::device::{Configuration, Console, Devices};
+use crate::emulate::Bitness;
+use crate::exit::information::Exit;
+use crate::exit::{Action, End};
+use crate::guest_memory::GuestMemory;
+use crate::guest_paging::PagingState;
+use crate::platform::Platform;
+use crate::vmcs12::Controls;
+
+/// How often L1 looks at least whether the host wants something, in parts of a second.
+const HOST_POLLS_PER_SECOND: u64 = 20;
+
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_RF: u64 = 1 << 16;
+const DEBUGCTL_BTF: u64 = 1 << 1;
+/// Pending debug exception BS: a single-step trap (SDM 3C table 25-4).
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+const CODE_SEGMENT_LONG: u64 = 1 << 13;
+const CODE_SEGMENT_DEFAULT_32: u64 = 1 << 14;
+const EFER_LMA: u64 = 1 << 10;
+
+/// The host's side of a run.
+pub trait Host: Console {
+    /// The guest waits: what it printed shall become visible.
+    fn idle(&mut self);
+    /// Takes exit records, as `exit_trace::record::bytes` lays them out.
+    fn records(&mut self, bytes: &[u8]);
+    /// Looks whether the host asks to stop, and takes up to `buffer.len()` bytes of input; `None` means stop.
+    fn poll(&mut self, buffer: &mut [u8]) -> Option<usize>;
+}
+
+/// The virtual processor with everything a handler may need.
+#[derive(Debug)]
+pub struct Vcpu<'m, P> {
+    /// The processor, vmcs12 being current.
+    pub platform: P,
+    /// The guest's registers.
+    pub context: Context,
+    /// The guest's memory.
+    pub memory: GuestMemory<'m>,
+    /// The guest's devices.
+    pub devices: Devices,
+    /// Where output goes and input comes from.
+    pub console: &'m mut dyn Host,
+    /// What CPUID shows.
+    pub features: Features,
+    /// What the processor can do.
+    pub capabilities: Capabilities,
+    /// The controls of vmcs12 as they are now.
+    pub controls: Controls,
+    /// CR8, which has no effect without a local APIC.
+    pub task_priority: u8,
+    clock: Clock,
+    next_injection: Option<Injection>,
+    injected: Option<Injection>,
+    /// Counter value at which L1 must look at its devices or at the host.
+    deadline: u64,
+    deadline_is_stale: bool,
+    timer_rate: u32,
+    last_poll: u64,
+}
+
+impl<'m, P: Platform> Vcpu<'m, P> {
+    /// A virtual processor whose VMCS has been set up.
+    pub fn new(
+        mut platform: P,
+        memory: GuestMemory<'m>,
+        console: &'m mut dyn Host,
+        features: Features,
+        capabilities: Capabilities,
+        controls: Controls,
+        information: &BootInformation,
+    ) -> Self {
+        let start = platform.time_stamp_counter();
+        platform.write(Field::TSC_OFFSET, start.wrapping_neg());
+        let mut context = Context::new();
+        let registers = &information.start;
+        let general = [registers.rax, registers.rcx, registers.rdx, registers.rbx, 0, 0, registers.rsi, registers.rdi];
+        context.general[..general.len()].copy_from_slice(&general);
+        let configuration = Configuration { wall_clock: information.wall_clock, memory_size: memory.size() };
+        Self {
+            platform,
+            context,
+            memory,
+            devices: Devices::new(configuration),
+            console,
+            features,
+            timer_rate: capabilities.misc().preemption_timer_rate(),
+            capabilities,
+            controls,
+            task_priority: 0,
+            clock: Clock::new(start, information.tsc_frequency),
+            next_injection: None,
+            injected: None,
+            deadline: 0,
+            deadline_is_stale: true,
+            last_poll: start,
+        }
+    }
+
+    /// Nanoseconds since the guest started.
+    pub fn now(&mut self) -> u64 {
+        let counter = self.platform.time_stamp_counter();
+        self.clock.nanoseconds(counter)
+    }
+
+    /// A device was touched: its next deadline may have changed.
+    pub fn devices_changed(&mut self) {
+        self.deadline_is_stale = true;
+    }
+
+    /// A general register by its number, RSP included.
+    pub fn general(&mut self, number: usize) -> u64 {
+        if number == RSP { self.platform.read(Field::GUEST_RSP) } else { self.context.general[number & 15] }
+    }
+
+    /// Sets a general register by its number, RSP included.
+    pub fn set_general(&mut self, number: usize, value: u64) {
+        if number == RSP { self.platform.write(Field::GUEST_RSP, value) } else { self.context.general[number & 15] = value }
+    }
+
+    /// A general register as the source of MOV to a control or debug register: 64 bits in 64-bit mode, else 32.
+    pub fn operand(&mut self, number: usize) -> u64 {
+        let value = self.general(number);
+        if self.is_64_bit_code() { value } else { value & 0xffff_ffff }
+    }
+
+    /// Whether the code segment has the L bit; it counts only in IA-32e mode.
+    pub fn is_64_bit_code_segment(&mut self) -> bool {
+        self.platform.read(Field::GUEST_CS_ACCESS_RIGHTS) & CODE_SEGMENT_LONG != 0
+    }
+
+    /// Whether the guest runs 64-bit code.
+    pub fn is_64_bit_code(&mut self) -> bool {
+        self.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0 && self.is_64_bit_code_segment()
+    }
+
+    /// The guest's code size.
+    pub fn code_size(&mut self) -> Bitness {
+        if self.is_64_bit_code() {
+            Bitness::Bits64
+        } else if self.platform.read(Field::GUEST_CS_ACCESS_RIGHTS) & CODE_SEGMENT_DEFAULT_32 != 0 {
+            Bitness::Bits32
+        } else {
+            Bitness::Bits16
+        }
+    }
+
+    /// CPL: the DPL of SS (SDM 3C 25.4.1 "Guest Register State").
+    pub fn privilege_level(&mut self) -> u8 {
+        (self.platform.read(Field::GUEST_SS_ACCESS_RIGHTS) >> 5 & 3) as u8
+    }
+
+    /// What translates the guest's linear addresses now.
+    pub fn paging_state(&mut self) -> PagingState {
+        PagingState {
+            cr0: self.platform.read(Field::GUEST_CR0),
+            cr3: self.platform.read(Field::GUEST_CR3),
+            cr4: self.platform.read(Field::GUEST_CR4),
+            efer: self.platform.read(Field::GUEST_IA32_EFER),
+            rflags: self.platform.read(Field::GUEST_RFLAGS),
+            cpl: self.privilege_level(),
+            pdptes: [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]
+                .map(|field| self.platform.read(field)),
+            physical_address_width: self.features.physical_address_width,
+            long_mode: self.is_64_bit_code(),
+        }
+    }
+
+    /// The instruction that exited is done.
+    #[inline]
+    pub fn finish_instruction(&mut self, exit: &mut Exit) {
+        let length = exit.instruction_length(&mut self.platform);
+        self.finish_at(exit.rip, exit.rip.wrapping_add(length.into()));
+    }
+
+    /// The instruction at `old` is done and the next one is at `new`.
+    ///
+    /// Blocking by STI or MOV SS is left as it is, one instruction too long, unless somebody looks: an interrupt that
+    /// waits to be injected, or a single-step trap. Interrupts come when they come, so nobody else can tell; and it
+    /// saves a VMREAD at every exit.
+    #[inline]
+    pub fn finish_at(&mut self, old: u64, new: u64) {
+        // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
+        let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
+        self.platform.write(Field::GUEST_RIP, new);
+        let rflags = self.platform.read(Field::GUEST_RFLAGS);
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            self.finish_with_flags(rflags);
+        }
+    }
+
+    /// RF is cleared by every completed instruction; with TF set a single-step trap is pending after it (SDM 3B 18.3.1.1
+    /// and 18.3.1.4).
+    #[cold]
+    fn finish_with_flags(&mut self, rflags: u64) {
+        self.clear_instruction_blocking();
+        if rflags & RFLAGS_RF != 0 {
+            self.platform.write(Field::GUEST_RFLAGS, rflags & !RFLAGS_RF);
+        }
+        if rflags & RFLAGS_TF != 0 && self.platform.read(Field::GUEST_IA32_DEBUGCTL) & DEBUGCTL_BTF == 0 {
+            let pending = self.platform.read(Field::GUEST_PENDING_DEBUG_EXCEPTIONS);
+            self.platform.write(Field::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | PENDING_SINGLE_STEP);
+        }
+    }
+
+    /// Ends blocking by STI and by MOV SS.
+    pub fn clear_instruction_blocking(&mut self) -> Interruptibility {
+        let old = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+        let new = old - (Interruptibility::BLOCKING_BY_STI | Interruptibility::BLOCKING_BY_MOV_SS);
+        if new != old {
+            self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, new.bits().into());
+        }
+        new
+    }
+
+    /// Applies what a handler decided, as far as the guest's state is concerned.
+    ///
+    /// # Errors
+    /// The end of the run.
+    #[inline]
+    pub fn apply(&mut self, exit: &mut Exit, action: Action) -> Result<(), End> {
+        match action {
+            Action::Complete => {
+                self.finish_instruction(exit);
+                Ok(())
+            }
+            Action::Continue => Ok(()),
+            Action::Resume => {
+                self.keep_interrupted_event(exit);
+                Ok(())
+            }
+            Action::Inject(injection) => self.inject_after(exit, injection),
+            Action::Stop(end) => Err(end),
+        }
+    }
+
+    /// An event whose delivery the exit cut short is injected again (SDM 3C 28.2.4 "Information for VM Exits During
+    /// Event Delivery").
+    fn keep_interrupted_event(&mut self, exit: &mut Exit) {
+        let information = InterruptionInformation(exit.idt_vectoring(&mut self.platform));
+        if information.is_valid() {
+            let error_code =
+                if information.has_error_code() { self.platform.read(Field::IDT_VECTORING_ERROR_CODE) as u32 } else { 0 };
+            let length =
+                if information.event_type().has_instruction_length() { exit.instruction_length(&mut self.platform) } else { 0 };
+            self.next_injection = reinjection(information, error_code, length);
+        }
+    }
+
+    /// Delivers an exception that an exit led to. One that arose while another was being delivered may make a double
+    /// fault, or a triple fault (SDM 3A table 7-5 "Conditions for Generating a Double Fault").
+    fn inject_after(&mut self, exit: &mut Exit, injection: Injection) -> Result<(), End> {
+        use crate::double_fault::{Combined, combine};
+        let first = InterruptionInformation(exit.idt_vectoring(&mut self.platform));
+        let injection = match combine(first, injection) {
+            Combined::Deliver(injection) => injection,
+            Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: "" }),
+        };
+        self.next_injection = Some(injection);
+        Ok(())
+    }
+
+    /// The guest can take interrupts now: no more exits for that.
+    pub fn close_interrupt_window(&mut self) {
+        self.set_primary(self.controls.primary - PrimaryProcessorBased::INTERRUPT_WINDOW_EXITING);
+    }
+
+    /// The guest can take NMIs now. L1 never asks for this exit, as L2 has no source of NMIs.
+    pub fn close_nmi_window(&mut self) {
+        self.set_primary(self.controls.primary - PrimaryProcessorBased::NMI_WINDOW_EXITING);
+    }
+
+    fn set_primary(&mut self, controls: PrimaryProcessorBased) {
+        if controls != self.controls.primary {
+            self.controls.primary = controls;
+            self.platform.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
+        }
+    }
+
+    /// Everything that must be done between an exit and the next entry: timers, the host, interrupts.
+    ///
+    /// # Errors
+    /// The end of the run.
+    #[inline]
+    pub fn prepare_entry(&mut self) -> Result<(), End> {
+        let counter = self.platform.time_stamp_counter();
+        if counter >= self.deadline || self.deadline_is_stale {
+            self.service(counter)?;
+        }
+        if self.devices.interrupt_pending() {
+            self.offer_interrupt();
+        }
+        self.injected = self.next_injection.take();
+        if let Some(injection) = self.injected {
+            self.write_injection(injection);
+        }
+        Ok(())
+    }
+
+    /// Runs timers and looks at the host, then sets the preemption timer for the next time this is due.
+    #[cold]
+    fn service(&mut self, counter: u64) -> Result<(), End> {
+        let now = self.clock.nanoseconds(counter);
+        self.devices.advance(now);
+        let poll_interval = self.clock.frequency() / HOST_POLLS_PER_SECOND;
+        if counter.wrapping_sub(self.last_poll) >= poll_interval {
+            self.last_poll = counter;
+            self.poll_host()?;
+        }
+        let next_poll = self.last_poll + poll_interval;
+        let next_event = self.devices.next_deadline().map_or(u64::MAX, |deadline| self.clock.counter_at(deadline));
+        self.deadline = next_poll.min(next_event);
+        self.deadline_is_stale = false;
+        // The timer counts ticks of 2^rate and may not end early.
+        let ticks = (self.deadline.saturating_sub(counter) >> self.timer_rate) + 1;
+        self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
+        Ok(())
+    }
+
+    fn poll_host(&mut self) -> Result<(), End> {
+        let mut buffer = [0; 16];
+        let room = if self.devices.can_receive() { buffer.len() } else { 0 };
+        match self.console.poll(&mut buffer[..room]) {
+            Some(length) => {
+                self.devices.receive(&buffer[..length]);
+                self.console.idle();
+                Ok(())
+            }
+            None => Err(End { reason: EndReason::Stopped, value: 0, text: "" }),
+        }
+    }
+
+    /// Injects the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
+    fn offer_interrupt(&mut self) {
+        let rflags = self.platform.read(Field::GUEST_RFLAGS);
+        let interruptibility = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+        let activity = ActivityState(self.platform.read(Field::GUEST_ACTIVITY_STATE) as u32);
+        if self.next_injection.is_none() && external_interrupt_allowed(rflags, interruptibility, activity).is_ok() {
+            let vector = self.devices.acknowledge_interrupt();
+            self.deadline_is_stale = true;
+            self.next_injection = Some(Injection::new(InterruptionInformation::external_interrupt(vector), None));
+        } else {
+            self.set_primary(self.controls.primary | PrimaryProcessorBased::INTERRUPT_WINDOW_EXITING);
+        }
+    }
+
+    fn write_injection(&mut self, injection: Injection) {
+        if let Some(error_code) = injection.error_code {
+            self.platform.write(Field::VM_ENTRY_EXCEPTION_ERROR_CODE, error_code.into());
+        }
+        if let Some(length) = injection.instruction_length {
+            self.platform.write(Field::VM_ENTRY_INSTRUCTION_LENGTH, length.into());
+        }
+        // In real mode no error code is pushed, and VM entry refuses one (SDM 3C 27.2.1.3).
+        let mut information = injection.information;
+        if information.has_error_code() && self.platform.read(Field::GUEST_CR0) & 1 == 0 {
+            information = InterruptionInformation(information.0 & !InterruptionInformation::ERROR_CODE_VALID);
+        }
+        debug_assert!(information.event_type() != EventType::NMI, "L2 has no source of NMIs");
+        self.platform.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information.0.into());
+    }
+
+    /// What the entry that was prepared last delivers, for the record of the exit before it.
+    #[must_use]
+    pub const fn injected(&self) -> Option<Injection> {
+        self.injected
+    }
+}
