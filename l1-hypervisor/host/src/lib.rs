@@ -4,4 +4,5 @@
 //! offence; L1 sees only what has passed.
 
 pub mod duration;
+pub mod loader;
 pub mod size;
