@@ -97,6 +97,24 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// The lowest address in `within` where `size` bytes are free, a multiple of `alignment`.
+    pub fn lowest(&self, within: Range<u64>, size: u64, alignment: u64) -> Option<u64> {
+        let mut start = within.start;
+        loop {
+            start = start.checked_next_multiple_of(alignment)?;
+            let end = start.checked_add(size).filter(|end| *end <= within.end.min(self.memory))?;
+            match self.obstacle(&(start..end)) {
+                Some((_, obstacle)) => start = obstacle.end,
+                None => return Some(start),
+            }
+        }
+    }
+
+    /// End of the highest range taken.
+    pub fn end(&self) -> u64 {
+        self.taken.last_key_value().map_or(0, |(_, taken)| taken.end)
+    }
+
     /// The highest range taken that overlaps `range`. Ranges do not overlap each other, so it is the last that starts
     /// before `range` ends, or none.
     fn obstacle(&self, range: &Range<u64>) -> Option<(u64, &Taken)> {
@@ -155,6 +173,9 @@ mod tests {
         assert_eq!(layout.highest(0..LOW_MEMORY_END, 0x8000, 16), Some(0x8_8000));
         assert_eq!(layout.highest(0x8_8001..LOW_MEMORY_END, 0x8000, 16), None);
         assert_eq!(layout.highest(0..u64::MAX, MEMORY, 1), None);
+        assert_eq!(layout.lowest(0x9_0000..MEMORY, 0x4000, 0x1000), Some(0x9_8000));
+        assert_eq!(layout.lowest(0x9_0000..MEMORY, 0x9000, 0x1000), Some(EXTENDED_MEMORY));
+        assert_eq!(layout.lowest(0x9_0000..MEMORY, MEMORY, 0x1000), None);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Formats are told apart by content, in this order:
 //!
-//! 1. the ELF magic;
-//! 2. anything else is a flat binary.
+//! 1. the ELF magic: 32 bits need a Multiboot 1 header. 64 bits are Multiboot if such a header is there (the entry of
+//!    such files is 32-bit code), unless our own ELF note names the start mode; else they start in long mode;
+//! 2. a Multiboot 1 header with address fields (flag bit 16): Multiboot without ELF;
+//! 3. anything else is a flat binary.
 //!
 //! What always holds: loading is a pure function of the bytes and the options; every segment of a [`LoadedGuest`]
 //! lies in the guest's RAM, none overlaps another, they ascend, and there are no more than the protocol can carry.
@@ -13,6 +15,8 @@ mod elf64;
 mod error;
 mod flat;
 mod layout;
+mod memory_map;
+mod multiboot;
 mod processor;
 #[cfg(test)]
 mod test_support;
@@ -144,14 +148,35 @@ fn load_file<'a>(file: &'a [u8], options: &LoadOptions<'a>) -> Result<LoadedGues
     // Every start reaches 4 GiB: by 32-bit addresses, or by the loader's page tables.
     let layout = Layout::new(options.memory_size.min(processor::MAPPED_END));
     let program = if elf::is_elf(file) { Some(elf::read(file)?) } else { None };
-    let format = if program.is_some() { GuestFormat::Elf64 } else { GuestFormat::Flat };
+    let format = format_of(file, program.as_ref())?;
     if format != GuestFormat::Flat && options.load_at.is_some() {
         return Err(Offence::Option { option: "--load-at", format });
     }
-    match program {
-        Some(program) if program.is_32_bit => Err(Offence::Elf32WithoutMultiboot),
-        Some(program) if program.is_linux => Err(Offence::LinuxVmlinux),
-        Some(program) => elf64::load(program, options, layout),
-        None => flat::load(file, options, layout),
+    match (format, program) {
+        (GuestFormat::Multiboot, program) => multiboot::load(file, program, options, layout),
+        (GuestFormat::Elf64, Some(program)) => elf64::load(program, options, layout),
+        _ => flat::load(file, options, layout),
+    }
+}
+
+fn format_of(file: &[u8], program: Option<&elf::Program<'_>>) -> Result<GuestFormat, Offence> {
+    let header = multiboot::header::Header::find(file);
+    let Some(program) = program else {
+        return Ok(if header.is_ok_and(|header| header.is_some_and(|header| header.has_addresses())) {
+            GuestFormat::Multiboot
+        } else {
+            GuestFormat::Flat
+        });
+    };
+    if program.start_mode.is_some() && !program.is_32_bit {
+        return Ok(GuestFormat::Elf64);
+    }
+    match header {
+        Ok(Some(_)) => Ok(GuestFormat::Multiboot),
+        _ if program.is_linux => Err(Offence::LinuxVmlinux),
+        _ if multiboot::header::has_version_2_header(file) => Err(Offence::Multiboot2),
+        Ok(None) if program.is_32_bit => Err(Offence::Elf32WithoutMultiboot),
+        Err(offence) if program.is_32_bit => Err(offence),
+        _ => Ok(GuestFormat::Elf64),
     }
 }

@@ -1,5 +1,6 @@
 //! Small guest files, built in memory field by field, for the tests of the loader.
 
+use super::multiboot::header::MAGIC;
 use super::{LoadOptions, LoadedGuest, Offence};
 use l1_protocol::boot::{BootInformation, SEGMENTS};
 
@@ -35,6 +36,11 @@ pub fn memory_at(guest: &LoadedGuest<'_>, address: u64, length: usize) -> Vec<u8
         segment.map_or(0, |segment| segment.bytes[(address - segment.guest_address) as usize])
     };
     (address..address + length as u64).map(byte).collect()
+}
+
+/// The `u32` the guest finds in its memory at `address`.
+pub fn word_at(guest: &LoadedGuest<'_>, address: u64) -> u32 {
+    u32::from_le_bytes(memory_at(guest, address, 4).try_into().expect("four bytes"))
 }
 
 /// A program header of type `PT_LOAD`, and what the file has of it.
@@ -85,6 +91,12 @@ impl ElfFile {
             symbols: Vec::new(),
             has_interpreter: false,
         }
+    }
+
+    /// The same for i386, beginning with `header`, at which it starts.
+    pub fn multiboot(header: &[u8]) -> Self {
+        let bytes = [header, &[0xf4; 0x100]].concat();
+        Self { class: 1, machine: 3, loads: vec![Load::at(0x10_0000, bytes)], ..Self::class_64() }
     }
 
     fn word(&self, value: u64) -> Vec<u8> {
@@ -170,4 +182,11 @@ fn note((owner, kind, description): &(&'static [u8], u32, Vec<u8>)) -> Vec<u8> {
     bytes.extend_from_slice(description);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
+}
+
+/// A Multiboot header with a right checksum: magic, flags, checksum, and the address fields (header, load, load end,
+/// .bss end, entry).
+pub fn multiboot_header(flags: u32, addresses: [u32; 5]) -> Vec<u8> {
+    let checksum = 0u32.wrapping_sub(MAGIC).wrapping_sub(flags);
+    [MAGIC, flags, checksum].into_iter().chain(addresses).flat_map(u32::to_le_bytes).collect()
 }
