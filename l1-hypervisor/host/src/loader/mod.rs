@@ -4,8 +4,9 @@
 //!
 //! 1. the ELF magic: 32 bits need a Multiboot 1 header. 64 bits are Multiboot if such a header is there (the entry of
 //!    such files is 32-bit code), unless our own ELF note names the start mode; else they start in long mode;
-//! 2. a Multiboot 1 header with address fields (flag bit 16): Multiboot without ELF;
-//! 3. anything else is a flat binary.
+//! 2. boot sector signature and `HdrS`: a Linux bzImage;
+//! 3. a Multiboot 1 header with address fields (flag bit 16): Multiboot without ELF;
+//! 4. anything else is a flat binary.
 //!
 //! What always holds: loading is a pure function of the bytes and the options; every segment of a [`LoadedGuest`]
 //! lies in the guest's RAM, none overlaps another, they ascend, and there are no more than the protocol can carry.
@@ -15,9 +16,12 @@ mod elf64;
 mod error;
 mod flat;
 mod layout;
+mod linux;
 mod memory_map;
 mod multiboot;
 mod processor;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod test_support;
 
@@ -155,6 +159,7 @@ fn load_file<'a>(file: &'a [u8], options: &LoadOptions<'a>) -> Result<LoadedGues
     match (format, program) {
         (GuestFormat::Multiboot, program) => multiboot::load(file, program, options, layout),
         (GuestFormat::Elf64, Some(program)) => elf64::load(program, options, layout),
+        (GuestFormat::Linux, _) => linux::load(file, options, layout),
         _ => flat::load(file, options, layout),
     }
 }
@@ -162,7 +167,9 @@ fn load_file<'a>(file: &'a [u8], options: &LoadOptions<'a>) -> Result<LoadedGues
 fn format_of(file: &[u8], program: Option<&elf::Program<'_>>) -> Result<GuestFormat, Offence> {
     let header = multiboot::header::Header::find(file);
     let Some(program) = program else {
-        return Ok(if header.is_ok_and(|header| header.is_some_and(|header| header.has_addresses())) {
+        return Ok(if linux::is_bzimage(file) {
+            GuestFormat::Linux
+        } else if header.is_ok_and(|header| header.is_some_and(|header| header.has_addresses())) {
             GuestFormat::Multiboot
         } else {
             GuestFormat::Flat

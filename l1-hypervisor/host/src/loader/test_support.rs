@@ -3,6 +3,8 @@
 use super::multiboot::header::MAGIC;
 use super::{LoadOptions, LoadedGuest, Offence};
 use l1_protocol::boot::{BootInformation, SEGMENTS};
+use linux_loader::loader::bootparam::setup_header;
+use vm_memory::ByteValued;
 
 /// Memory of the guests in tests.
 pub const MEMORY: u64 = 32 << 20;
@@ -189,4 +191,35 @@ fn note((owner, kind, description): &(&'static [u8], u32, Vec<u8>)) -> Vec<u8> {
 pub fn multiboot_header(flags: u32, addresses: [u32; 5]) -> Vec<u8> {
     let checksum = 0u32.wrapping_sub(MAGIC).wrapping_sub(flags);
     [MAGIC, flags, checksum].into_iter().chain(addresses).flat_map(u32::to_le_bytes).collect()
+}
+
+/// The boot header of a kernel as Debian builds it, but with little memory: one sector of set-up code and `code` bytes
+/// of kernel.
+pub fn linux_header(code: usize) -> setup_header {
+    setup_header {
+        setup_sects: 1,
+        syssize: code.div_ceil(16) as u32,
+        boot_flag: 0xaa55,
+        // A short jump over the header; its operand says how long that is.
+        jump: 0x6aeb,
+        header: u32::from_le_bytes(*b"HdrS"),
+        version: 0x20f,
+        loadflags: 1,
+        code32_start: 0x10_0000,
+        initrd_addr_max: 0x7fff_ffff,
+        kernel_alignment: 0x20_0000,
+        relocatable_kernel: 1,
+        cmdline_size: 2047,
+        pref_address: 0x40_0000,
+        init_size: 0x80_0000,
+        ..setup_header::default()
+    }
+}
+
+/// A bzImage with `header` and `code` bytes of kernel.
+pub fn linux_file(header: setup_header, code: usize) -> Vec<u8> {
+    let mut file = vec![0; 1024];
+    file[0x1f1..0x1f1 + size_of::<setup_header>()].copy_from_slice(header.as_slice());
+    file.resize(1024 + code, 0xf4);
+    file
 }
