@@ -17,6 +17,7 @@ pub mod context;
 pub mod cpuid;
 pub mod fitness;
 pub mod guest_memory;
+pub mod guest_paging;
 pub mod page_table;
 pub mod platform;
 pub mod vmcs12;
