@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let name = source.file_stem().and_then(|n| n.to_str()).ok_or("guest file name is not UTF-8")?.to_owned();
         fs::copy(built.join(&name), out.join(format!("{name}.elf")))?;
         inputs.extend(dependencies(&built.join(format!("{name}.d")))?);
-        let description = first_doc_line(&fs::read_to_string(&source)?);
+        let text = fs::read_to_string(&source)?;
+        let description = first_doc_line(&text);
         writeln!(table, "BuiltIn {{ name: {name:?}, description: {description:?}, elf: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.elf\")) }},")?;
     }
     table.push(']');

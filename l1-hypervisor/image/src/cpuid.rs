@@ -132,6 +132,8 @@ pub struct Features {
     pub extended_control: u64,
     /// EFER bits the guest may set.
     pub efer: u64,
+    /// Whether a PDPTE of the guest may map a 1 GiB page.
+    pub gigabyte_pages: bool,
     /// Width of a physical address in bits.
     pub physical_address_width: u32,
 }
@@ -152,6 +154,7 @@ impl Features {
             cr4: 0,
             extended_control: 0,
             efer: EFER_SYSCALL | EFER_LONG_MODE | EFER_LONG_MODE_ACTIVE,
+            gigabyte_pages: false,
             physical_address_width: 36,
         };
         for control in CONTROL_BITS {
@@ -167,6 +170,7 @@ impl Features {
         if extended.edx & bit(20) != 0 {
             features.efer |= EFER_NO_EXECUTE;
         }
+        features.gigabyte_pages = extended.edx & bit(26) != 0;
         if features.extended_leaves >= 0x8000_0008 {
             features.physical_address_width = platform.cpuid(0x8000_0008, 0).eax & 0xff;
         }

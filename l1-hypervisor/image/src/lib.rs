@@ -12,12 +12,26 @@
 
 extern crate alloc;
 
+pub mod channel;
 pub mod clock;
 pub mod context;
 pub mod cpuid;
+pub mod device;
+pub mod double_fault;
+pub mod emulate;
+pub mod ept;
+pub mod exit;
+pub mod failure;
 pub mod fitness;
 pub mod guest_memory;
 pub mod guest_paging;
+pub mod hardware;
+pub mod history;
+pub mod host_link;
 pub mod page_table;
 pub mod platform;
+pub mod recorder;
+pub mod run;
+pub mod start;
+pub mod vcpu;
 pub mod vmcs12;

@@ -1,7 +1,6 @@
 //! The loop of the virtual processor.
 
 use l1_protocol::end::EndReason;
-use vmcs::access::VmcsAccess as _;
 use vmcs::field::Field;
 
 use crate::exit::dispatch;

@@ -6,7 +6,7 @@ use core::ptr;
 use l1_protocol::boot::{BootInformation, MACHINE_BOCHS, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM};
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
-use l1_protocol::memory_map::{BOOT_INFORMATION, IMAGE_BASE};
+use l1_protocol::memory_map::{BOOT_INFORMATION, GUEST_ACPI_TABLES, IMAGE_BASE};
 use shadow::mode::{Requested, ShadowingMode};
 use vmcs::access::VmcsAccess as _;
 use vmcs::capability::Capabilities;
@@ -188,8 +188,8 @@ fn host_guest(
         let bytes = unsafe { self::memory(information.payload_address + segment.payload_offset, segment.length) };
         memory.write(GuestPhysical(segment.guest_address), bytes);
     }
-    let tables = acpi::GUEST_ACPI_TABLES;
-    memory.write(GuestPhysical(tables), &acpi::tables(tables));
+    let tables = GUEST_ACPI_TABLES;
+    memory.write(GuestPhysical(tables), &acpi::tables(tables as u32));
 
     // SAFETY: VMX operation was entered; VMCS12 holds the revision identifier and is used for nothing else.
     let loaded = unsafe { CurrentVmcs::load(VMCS12.address(0)) };

@@ -8,7 +8,6 @@
 
 use l1_protocol::boot::BootInformation;
 use l1_protocol::end::EndReason;
-use vmcs::access::VmcsAccess;
 use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
@@ -42,7 +41,7 @@ const CODE_SEGMENT_DEFAULT_32: u64 = 1 << 14;
 const EFER_LMA: u64 = 1 << 10;
 
 /// The host's side of a run.
-pub trait Host: Console {
+pub trait Host: Console + core::fmt::Debug {
     /// The guest waits: what it printed shall become visible.
     fn idle(&mut self);
     /// Takes exit records, as `exit_trace::record::bytes` lays them out.
@@ -186,6 +185,9 @@ impl<'m, P: Platform> Vcpu<'m, P> {
                 .map(|field| self.platform.read(field)),
             physical_address_width: self.features.physical_address_width,
             long_mode: self.is_64_bit_code(),
+            // L1 does not read PKRU: what a protection key forbids, the emulation of an access allows.
+            pkru: 0,
+            gigabyte_pages: self.features.gigabyte_pages,
         }
     }
 

@@ -35,8 +35,7 @@ unsafe extern "C" {
 /// Address of the entry point of `vector`.
 #[must_use]
 pub fn stub_address(vector: usize) -> u64 {
-    // SAFETY: only the address of the symbol is used.
-    (unsafe { &raw const STUBS }).addr() as u64 + (vector * STUB_SIZE) as u64
+    (&raw const STUBS).addr() as u64 + (vector * STUB_SIZE) as u64
 }
 
 /// What the processor and the entry code pushed.

@@ -1,0 +1,254 @@
+//! One run: from a machine that was started to the report of how it ended.
+//!
+//! What always holds: what was captured is never lost, however the run ends; a run ends at its timeout at the latest,
+//! plus a short time in which L1 may report its state.
+
+pub mod input;
+pub mod report;
+pub mod sinks;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use exit_trace::decode::{Decoder, Item};
+use exit_trace::record::Record;
+use l1_protocol::end::{EndReason, EndReport, ExitStatus};
+use l1_protocol::frame::{FrameKind, Severity};
+use thiserror::Error;
+use tracing::{debug, error, info, warn};
+use zerocopy::FromBytes;
+
+use crate::frames::{Frame, FrameReader};
+use crate::machine::{MachineError, Output, RunningMachine};
+use input::Input;
+use sinks::Sinks;
+
+/// Target of the events that L1's and the host program's own messages become.
+pub const MESSAGE_TARGET: &str = "l1::message";
+/// How long L1 may take to report after it was asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long one wait for the machine is at most: the clock and the signals are looked at in between.
+const STEP: Duration = Duration::from_millis(20);
+/// Exits and lines of output that are kept for the report of a run that ends badly.
+const LAST_EXITS: usize = 16;
+const LAST_OUTPUT: usize = 2048;
+
+/// Set by the signal handlers; a run ends soon after.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// L1 said why.
+    Reported(EndReason),
+    /// The time was over.
+    TimedOut,
+    /// The user interrupted it.
+    Interrupted,
+    /// The machine ended without a word from L1.
+    MachineDied,
+    /// L1's stream was damaged.
+    DamagedStream,
+}
+
+/// Everything known of a run.
+#[derive(Debug)]
+pub struct RunResult {
+    /// How it ended.
+    pub ending: Ending,
+    /// L1's last frame, if it arrived.
+    pub report: Option<EndReport>,
+    /// Its text.
+    pub text: String,
+    /// The last exits, oldest first.
+    pub last_exits: Vec<Record>,
+    /// The last bytes that L2 printed.
+    pub last_output: Vec<u8>,
+    /// What the machine said about itself, if it died.
+    pub last_words: String,
+    /// How long the run took.
+    pub duration: Duration,
+}
+
+impl RunResult {
+    /// The exit status that this leads to.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self.ending {
+            Ending::Reported(reason) => reason.exit_status(),
+            Ending::TimedOut => ExitStatus::TimedOut,
+            Ending::Interrupted => ExitStatus::Interrupted,
+            Ending::MachineDied | Ending::DamagedStream => ExitStatus::Bug,
+        }
+    }
+}
+
+/// Why a run could not go on.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Output could not be written.
+    #[error("cannot write {what}: {error}")]
+    Output {
+        /// What was written.
+        what: &'static str,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+}
+
+/// A run in progress.
+#[derive(Debug)]
+struct Session<'a, 's> {
+    machine: &'a mut dyn RunningMachine,
+    sinks: &'a mut Sinks<'s>,
+    reader: FrameReader,
+    decoder: Decoder,
+    last_exits: VecDeque<Record>,
+    last_output: VecDeque<u8>,
+    end: Option<(EndReport, String)>,
+}
+
+/// Follows `machine` to its end. `timeout` is `None` for no limit.
+///
+/// # Errors
+/// [`SessionError`]; what was captured until then has gone to `sinks`.
+pub fn run(
+    machine: &mut dyn RunningMachine,
+    sinks: &mut Sinks<'_>,
+    mut input: Input,
+    timeout: Option<Duration>,
+) -> Result<RunResult, SessionError> {
+    let started = Instant::now();
+    let mut session = Session {
+        machine,
+        sinks,
+        reader: FrameReader::new(),
+        decoder: Decoder::new(),
+        last_exits: VecDeque::new(),
+        last_output: VecDeque::new(),
+        end: None,
+    };
+    let ending = session.follow(&mut input, started, timeout)?;
+    let last_words = if matches!(ending, Ending::MachineDied) { session.machine.last_words() } else { String::new() };
+    session.sinks.finish()?;
+    let (report, text) = session.end.map_or((None, String::new()), |(report, text)| (Some(report), text));
+    Ok(RunResult {
+        ending,
+        report,
+        text,
+        last_exits: session.last_exits.into(),
+        last_output: session.last_output.into(),
+        last_words,
+        duration: started.elapsed(),
+    })
+}
+
+impl Session<'_, '_> {
+    fn follow(&mut self, input: &mut Input, started: Instant, timeout: Option<Duration>) -> Result<Ending, SessionError> {
+        let mut stop: Option<(Instant, Ending)> = None;
+        loop {
+            if stop.is_none() {
+                let over = timeout.is_some_and(|limit| started.elapsed() >= limit);
+                let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+                if over || interrupted {
+                    stop = Some((Instant::now() + GRACE, if interrupted { Ending::Interrupted } else { Ending::TimedOut }));
+                    self.machine.request_stop()?;
+                }
+            }
+            input.pass_on(self.machine)?;
+            match self.machine.output(STEP)? {
+                Output::Bytes(bytes) => {
+                    if let Some(ending) = self.take(&bytes)? {
+                        return Ok(stop.map_or(ending, |(_, wanted)| if ending == Ending::Reported(EndReason::Stopped) { wanted } else { ending }));
+                    }
+                }
+                Output::Nothing => {}
+                Output::Ended => return Ok(stop.map_or(Ending::MachineDied, |(_, wanted)| wanted)),
+            }
+            if let Some((limit, wanted)) = stop
+                && Instant::now() >= limit
+            {
+                warn!(target: MESSAGE_TARGET, "L1 did not answer the request to stop within {GRACE:?}; the machine is ended without its state");
+                return Ok(wanted);
+            }
+        }
+    }
+
+    /// Takes bytes of the stream; returns how the run ended if they say so.
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<Ending>, SessionError> {
+        self.reader.push(bytes);
+        loop {
+            match self.reader.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Some(ending) = self.take_frame(&frame)? {
+                        return Ok(Some(ending));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(damage) => {
+                    error!(target: MESSAGE_TARGET, "{damage}");
+                    return Ok(Some(Ending::DamagedStream));
+                }
+            }
+        }
+    }
+
+    fn take_frame(&mut self, frame: &Frame) -> Result<Option<Ending>, SessionError> {
+        let payload = &frame.payload;
+        match frame.kind {
+            FrameKind::Console => {
+                self.last_output.extend(payload);
+                let surplus = self.last_output.len().saturating_sub(LAST_OUTPUT);
+                self.last_output.drain(..surplus);
+                self.sinks.console(payload)?;
+            }
+            FrameKind::Trace => self.take_records(payload)?,
+            FrameKind::History => {
+                self.last_exits = exit_trace::decode::records(payload).flatten().collect();
+            }
+            FrameKind::Message => {
+                if let Some((&severity, text)) = payload.split_first() {
+                    let text = String::from_utf8_lossy(text);
+                    match Severity::from_byte(severity) {
+                        Severity::Error => error!(target: MESSAGE_TARGET, "L1: {text}"),
+                        Severity::Warning => warn!(target: MESSAGE_TARGET, "L1: {text}"),
+                        Severity::Information => info!(target: MESSAGE_TARGET, "L1: {text}"),
+                        Severity::Debug => debug!(target: MESSAGE_TARGET, "L1: {text}"),
+                    }
+                }
+            }
+            FrameKind::End => {
+                let Ok((report, text)) = EndReport::read_from_prefix(payload) else {
+                    error!(target: MESSAGE_TARGET, "L1's last frame has {} bytes, too few", payload.len());
+                    return Ok(Some(Ending::DamagedStream));
+                };
+                let ending = EndReason::from_number(report.reason).map_or(Ending::DamagedStream, Ending::Reported);
+                self.end = Some((report, String::from_utf8_lossy(text).into_owned()));
+                return Ok(Some(ending));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_records(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        for item in self.decoder.decode(bytes) {
+            match item {
+                Ok(Item::Record(record)) => {
+                    if self.last_exits.len() == LAST_EXITS {
+                        self.last_exits.pop_front();
+                    }
+                    self.last_exits.push_back(record);
+                    self.sinks.record(&record)?;
+                }
+                Ok(Item::Lost(count)) => self.sinks.lost(count.into())?,
+                Err(damage) => warn!(target: MESSAGE_TARGET, "{damage}"),
+            }
+        }
+        Ok(())
+    }
+}
