@@ -287,9 +287,14 @@ mod tests {
         assert!(offence.to_string().ends_with("the guest has 32M of memory; give --memory 64M"), "{offence}");
         let file = changed(|_| ());
         let initrd = vec![1; 100 << 20];
-        let initrd = Some(Initrd { file_name: "initrd", bytes: &initrd });
-        let offence = load(&file, &LoadOptions { initrd, ..options() }).expect_err("refused");
+        let whole = Some(Initrd { file_name: "initrd", bytes: &initrd });
+        let offence = load(&file, &LoadOptions { initrd: whole, ..options() }).expect_err("refused");
         assert!(offence.to_string().ends_with("give --memory 112M"), "{offence}");
+        // Without `init_size` the kernel needs at least the room it is loaded to.
+        let old = changed(|header| (header.version, header.relocatable_kernel) = (0x206, 0));
+        let initrd = Some(Initrd { file_name: "initrd", bytes: &initrd[..31 << 20] });
+        let offence = load(&old, &LoadOptions { initrd, ..options() }).expect_err("refused");
+        assert!(matches!(offence, Offence::Memory { end: 0x200_2000, .. }), "{offence}");
         let offence = refused(|header| header.pref_address = u64::MAX - 1);
         assert!(offence.to_string().ends_with("no guest can have more than 3040M"), "{offence}");
     }

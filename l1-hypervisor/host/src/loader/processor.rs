@@ -79,15 +79,28 @@ mod tests {
         }
     }
 
+    /// Base, limit with granularity applied, type, and the flags S, P, L and D/B of a descriptor with DPL 0.
+    /// SDM 3A 3.4.5 "Segment Descriptors", figure 3-8.
+    fn decode(descriptor: u64) -> (u64, u64, u64, [bool; 4]) {
+        let bit = |number: u32| descriptor >> number & 1 == 1;
+        let base = (descriptor >> 16 & 0xff_ffff) | (descriptor >> 56) << 24;
+        let limit = (descriptor & 0xffff) | (descriptor >> 48 & 0xf) << 16;
+        let limit = if bit(55) { limit << 12 | 0xfff } else { limit };
+        assert!(!bit(45) && !bit(46), "DPL 0");
+        (base, limit, descriptor >> 40 & 0xf, [bit(44), bit(47), bit(53), bit(54)])
+    }
+
     #[test]
     fn the_gdt_has_code_at_0x10_and_data_at_0x18() {
-        for (long_mode, code) in [(false, CODE_32), (true, CODE_64)] {
+        for long_mode in [false, true] {
             let mut layout = Layout::new(4 << 20);
             add_gdt(&mut layout, long_mode).expect("free");
             let bytes = &layout.into_segments().expect("one")[0].bytes;
             assert_eq!(bytes.len() as u64, GDT_LIMIT + 1);
-            assert_eq!(bytes[0x10..0x18], code.to_le_bytes());
-            assert_eq!(bytes[0x18..0x20], DATA.to_le_bytes());
+            let entry = |selector: usize| u64::from_le_bytes(bytes[selector..selector + 8].try_into().expect("eight bytes"));
+            assert_eq!(entry(0), 0);
+            assert_eq!(decode(entry(0x10)), (0, 0xffff_ffff, 0b1011, [true, true, long_mode, !long_mode]));
+            assert_eq!(decode(entry(0x18)), (0, 0xffff_ffff, 0b0011, [true, true, false, true]));
         }
     }
 }
