@@ -1,0 +1,15 @@
+//! The devices an L2 guest sees: those of a PC without APIC, PCI, disk and screen.
+//!
+//! What always holds:
+//! - a device is a state machine over integers: it reads no clock, touches no hardware, allocates nothing and knows
+//!   nothing of virtualization, let alone nesting;
+//! - time is passed in with every call, in nanoseconds since the guest was started, and counters are computed from
+//!   it when somebody looks, so they never drift and cost nothing while nobody does;
+//! - whatever a guest writes, no device panics or loops longer than a small constant.
+
+pub mod bus;
+pub mod calendar;
+pub mod frequency;
+pub mod interrupt_lines;
+
+pub use bus::{AccessSize, Console, EndRequest, Nanoseconds, PortDevice};
