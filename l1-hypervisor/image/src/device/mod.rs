@@ -9,6 +9,7 @@
 //!
 //! [`Devices`] owns them all and is what the exit handlers call.
 
+pub mod acpi;
 pub mod bus;
 pub mod calendar;
 pub mod debug_console;
