@@ -10,6 +10,7 @@ use super::frequency::Frequency;
 use super::interrupt_lines::{InterruptLines, TIMER};
 
 mod channel;
+mod control_word;
 
 use channel::Channel;
 
