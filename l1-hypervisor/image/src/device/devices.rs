@@ -1,0 +1,279 @@
+//! All devices of a guest, and the port bus between it and them.
+//!
+//! Dispatch is a match on the port number. Timers are looked at only when the earliest of their events is due, so an
+//! access that has nothing to do with time costs one comparison for them.
+//!
+//! The order of calls that a vCPU needs: [`Devices::advance`], then [`Devices::interrupt_pending`] and, if the guest
+//! can take it, [`Devices::acknowledge_interrupt`]; before the guest runs or sleeps, [`Devices::next_deadline`].
+//! Deadlines depend on interrupt masks and on what is in service: ask again after every access and acknowledge.
+
+use super::bus::{AccessSize, Console, EndRequest, Nanoseconds, Outputs, PortDevice, UNCLAIMED};
+use super::debug_console::{self, DebugConsole};
+use super::debug_exit::{self, DebugExit};
+use super::interrupt_lines::{InterruptLines, REAL_TIME_CLOCK, SERIAL, SYSTEM_CONTROL, TIMER};
+use super::keyboard_controller::{self, KeyboardController};
+use super::pic8259::{self, Pic8259};
+use super::pit8254::{self, Pit8254};
+use super::power::{self, PowerManagement};
+use super::reset_control::{self, ResetControl};
+use super::rtc::{self, Rtc};
+use super::system_control::{self, SystemControl};
+use super::uart16550::{self, Uart16550};
+
+/// What the devices need to know about the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Configuration {
+    /// What the real-time clock shows at the start, in seconds since 1970.
+    pub wall_clock: u64,
+    /// Bytes of the guest's memory, for those who read its size from CMOS.
+    pub memory_size: u64,
+}
+
+/// Who answers at a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    InterruptControllers,
+    Timer,
+    Serial,
+    Clock,
+    Power,
+    Keyboard,
+    SystemControl,
+    DebugConsole,
+    DebugExit,
+    ResetControl,
+    Nobody,
+}
+
+/// As each device's [`PortDevice::PORTS`] says; a test compares.
+pub(super) const fn owner(port: u16) -> Owner {
+    const PIC_FIRST_END: u16 = pic8259::FIRST + 1;
+    const PIC_SECOND_END: u16 = pic8259::SECOND + 1;
+    const PIC_ELCR_END: u16 = pic8259::EDGE_LEVEL_CONTROL + 1;
+    const SERIAL_END: u16 = uart16550::BASE + 7;
+    const POWER_CONTROL_END: u16 = power::CONTROL_BLOCK + 1;
+    const POWER_TIMER_END: u16 = power::TIMER_BLOCK + 3;
+    match port {
+        uart16550::BASE..=SERIAL_END => Owner::Serial,
+        pic8259::FIRST..=PIC_FIRST_END | pic8259::SECOND..=PIC_SECOND_END | pic8259::EDGE_LEVEL_CONTROL..=PIC_ELCR_END => {
+            Owner::InterruptControllers
+        }
+        pit8254::COUNTER..=pit8254::CONTROL | pit8254::SYSTEM_CONTROL_B => Owner::Timer,
+        rtc::INDEX..=rtc::DATA => Owner::Clock,
+        power::EVENT_BLOCK..=POWER_CONTROL_END | power::TIMER_BLOCK..=POWER_TIMER_END => Owner::Power,
+        keyboard_controller::DATA | keyboard_controller::COMMAND => Owner::Keyboard,
+        system_control::PORT => Owner::SystemControl,
+        debug_console::PORT => Owner::DebugConsole,
+        debug_exit::PORT => Owner::DebugExit,
+        reset_control::PORT => Owner::ResetControl,
+        _ => Owner::Nobody,
+    }
+}
+
+/// All devices of a guest.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    interrupt_controllers: Pic8259,
+    timer: Pit8254,
+    serial: Uart16550,
+    clock: Rtc,
+    power: PowerManagement,
+    reset_control: ResetControl,
+    lines: InterruptLines,
+    end: Option<EndRequest>,
+    /// The latest time anybody told us: for the devices time never goes back.
+    now: Nanoseconds,
+    /// When the next device changes its interrupt line, masked or not. `u64::MAX`: never.
+    due: Nanoseconds,
+}
+
+impl Devices {
+    /// The devices of a machine that is switched on at time 0.
+    #[must_use]
+    pub fn new(configuration: Configuration) -> Self {
+        let mut devices = Self {
+            interrupt_controllers: Pic8259::new(),
+            timer: Pit8254::new(),
+            serial: Uart16550::new(),
+            clock: Rtc::new(configuration.wall_clock, configuration.memory_size),
+            power: PowerManagement::default(),
+            reset_control: ResetControl::default(),
+            lines: InterruptLines::default(),
+            end: None,
+            now: 0,
+            due: 0,
+        };
+        devices.schedule();
+        devices
+    }
+
+    /// The guest reads from a port. Ports nobody claims read all ones.
+    pub fn read(&mut self, port: u16, size: AccessSize, now: Nanoseconds) -> u32 {
+        self.advance(now);
+        let value = match size {
+            AccessSize::One => u32::from(self.read_byte(port)),
+            // Not claimed: see `reset_control`.
+            _ if port == reset_control::PCI_CONFIGURATION_ADDRESS => size.truncate(u32::MAX),
+            _ => (0..size.bytes()).fold(0, |value, offset| {
+                let byte = port.checked_add(offset).map_or(UNCLAIMED, |port| self.read_byte(port));
+                value | u32::from(byte) << (8 * offset)
+            }),
+        };
+        self.interrupt_controllers.take_lines(&mut self.lines);
+        value
+    }
+
+    /// The guest writes the low `size` bytes of `value` to a port. What it prints goes to `console`.
+    pub fn write(&mut self, port: u16, size: AccessSize, value: u32, now: Nanoseconds, console: &mut dyn Console) {
+        self.advance(now);
+        match size {
+            AccessSize::One => self.write_byte(port, value as u8, console),
+            _ if port == reset_control::PCI_CONFIGURATION_ADDRESS => {}
+            _ if port == debug_exit::PORT => {
+                let outputs = &mut Outputs { lines: &mut self.lines, console, end: &mut self.end };
+                DebugExit::exit(size.truncate(value), outputs);
+            }
+            _ => {
+                for (offset, byte) in (0..size.bytes()).zip(value.to_le_bytes()) {
+                    if let Some(port) = port.checked_add(offset) {
+                        self.write_byte(port, byte, console);
+                    }
+                }
+            }
+        }
+        self.interrupt_controllers.take_lines(&mut self.lines);
+    }
+
+    /// Lets time pass until `now`: timers that are due raise their interrupts.
+    pub fn advance(&mut self, now: Nanoseconds) {
+        self.now = self.now.max(now);
+        if self.now >= self.due {
+            self.timer.advance(self.now, &mut self.lines);
+            self.clock.advance(self.now, &mut self.lines);
+            self.power.advance(self.now, &mut self.lines);
+            self.interrupt_controllers.take_lines(&mut self.lines);
+            self.schedule();
+        }
+    }
+
+    /// When the next interrupt can come if the guest does nothing until then. Later than the last `now`. `None` while
+    /// [`Self::interrupt_pending`], as nothing that happens could be seen before the guest has taken that one; else
+    /// `None` means that only input can bring an interrupt, if [`Self::wants_input`].
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Nanoseconds> {
+        if self.interrupt_pending() {
+            return None;
+        }
+        self.timed_lines()
+            .into_iter()
+            .filter(|&(irq, deadline)| deadline.is_some() && self.interrupt_controllers.would_interrupt(irq))
+            .filter_map(|(_, deadline)| deadline)
+            .min()
+    }
+
+    /// Whether the interrupt controllers ask the processor for an interrupt.
+    #[must_use]
+    pub const fn interrupt_pending(&self) -> bool {
+        self.interrupt_controllers.interrupt_pending()
+    }
+
+    /// The processor takes the interrupt: its vector.
+    pub fn acknowledge_interrupt(&mut self) -> u8 {
+        self.interrupt_controllers.acknowledge()
+    }
+
+    /// The request to end the run, once.
+    pub const fn take_end(&mut self) -> Option<EndRequest> {
+        self.end.take()
+    }
+
+    /// Hands input to the serial line: how many of `bytes` it took. The rest is to be offered again later.
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let taken = self.serial.receive(bytes, &mut self.lines);
+        self.interrupt_controllers.take_lines(&mut self.lines);
+        taken
+    }
+
+    /// Whether [`Self::receive`] would take a byte.
+    #[must_use]
+    pub fn can_receive(&self) -> bool {
+        self.serial.room() > 0
+    }
+
+    /// Whether input could wake a halted guest: the serial line takes it and its interrupt gets through.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.serial.interrupts_on_input() && self.can_receive() && self.interrupt_controllers.would_interrupt(SERIAL)
+    }
+
+    /// The lines that change as time passes, and when the next of their edges comes.
+    fn timed_lines(&self) -> [(u8, Option<Nanoseconds>); 3] {
+        [
+            (TIMER, self.timer.next_deadline()),
+            (REAL_TIME_CLOCK, self.clock.next_deadline()),
+            (SYSTEM_CONTROL, self.power.next_deadline()),
+        ]
+    }
+
+    fn schedule(&mut self) {
+        self.due = self.timed_lines().into_iter().filter_map(|(_, deadline)| deadline).min().unwrap_or(Nanoseconds::MAX);
+    }
+
+    fn read_byte(&mut self, port: u16) -> u8 {
+        let (now, lines) = (self.now, &mut self.lines);
+        match owner(port) {
+            Owner::Serial => self.serial.read(port, now, lines),
+            Owner::InterruptControllers => {
+                self.interrupt_controllers.take_lines(lines);
+                self.interrupt_controllers.read(port, now, lines)
+            }
+            Owner::Timer => self.timer.read(port, now, lines),
+            Owner::Clock => {
+                let value = self.clock.read(port, now, lines);
+                self.schedule();
+                value
+            }
+            Owner::Power => {
+                let value = self.power.read(port, now, lines);
+                self.schedule();
+                value
+            }
+            Owner::Keyboard => KeyboardController.read(port, now, lines),
+            Owner::SystemControl => SystemControl.read(port, now, lines),
+            Owner::DebugConsole => DebugConsole.read(port, now, lines),
+            Owner::DebugExit => DebugExit.read(port, now, lines),
+            Owner::ResetControl => self.reset_control.read(port, now, lines),
+            Owner::Nobody => UNCLAIMED,
+        }
+    }
+
+    fn write_byte(&mut self, port: u16, value: u8, console: &mut dyn Console) {
+        let now = self.now;
+        let outputs = &mut Outputs { lines: &mut self.lines, console, end: &mut self.end };
+        match owner(port) {
+            Owner::Serial => self.serial.write(port, value, now, outputs),
+            Owner::InterruptControllers => {
+                self.interrupt_controllers.take_lines(outputs.lines);
+                self.interrupt_controllers.write(port, value, now, outputs);
+            }
+            Owner::Timer => {
+                self.timer.write(port, value, now, outputs);
+                self.schedule();
+            }
+            Owner::Clock => {
+                self.clock.write(port, value, now, outputs);
+                self.schedule();
+            }
+            Owner::Power => {
+                self.power.write(port, value, now, outputs);
+                self.schedule();
+            }
+            Owner::Keyboard => KeyboardController.write(port, value, now, outputs),
+            Owner::SystemControl => SystemControl.write(port, value, now, outputs),
+            Owner::DebugConsole => DebugConsole.write(port, value, now, outputs),
+            Owner::DebugExit => DebugExit.write(port, value, now, outputs),
+            Owner::ResetControl => self.reset_control.write(port, value, now, outputs),
+            Owner::Nobody => {}
+        }
+    }
+}
