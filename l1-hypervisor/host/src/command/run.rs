@@ -1,0 +1,313 @@
+//! `run`: a guest, on a machine, to its end.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use exit_trace::canonical::{Canonical, Options as CanonicalOptions};
+use exit_trace::statistics::Statistics;
+use exit_trace::symbols::SymbolTable;
+use l1_protocol::boot;
+use l1_protocol::end::ExitStatus;
+use thiserror::Error;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::command_line::{Intercept, MachineChoice, RunArguments, ShadowingChoice, TraceChoice};
+use crate::handover::{self, HandoverError};
+use crate::loader::{self, GuestFormat, Initrd, LoadError, LoadOptions, LoadedGuest};
+use crate::logging::{self, EventFormat};
+use crate::machine::bochs::model::{self, MODELS, Model};
+use crate::machine::bochs::{BochsMachine, INSTRUCTIONS_PER_SECOND};
+use crate::machine::kvm::{self, KvmMachine};
+use crate::machine::{MachineError, RunningMachine};
+use crate::session::input::Input;
+use crate::session::sinks::{Sinks, Trace};
+use crate::session::{self, RunResult, SessionError, report};
+use crate::built_in;
+
+/// What L2's real-time clock shows on Bochs, so that runs repeat: 2001-09-09 01:46:40 UTC.
+const BOCHS_WALL_CLOCK: u64 = 1_000_000_000;
+
+/// Why a run did not even start, or could not go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no such guest.
+    #[error("no built-in guest and no file is called {0:?}; `l1-hypervisor guests` lists the built-in ones")]
+    NoGuest(String),
+    /// A file cannot be read.
+    #[error("cannot read {file}: {error}")]
+    File {
+        /// Its name.
+        file: String,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+    /// A file for output cannot be made.
+    #[error("cannot write {file}: {error}")]
+    OutputFile {
+        /// Its name.
+        file: String,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+    /// The guest is invalid.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The guest and L1 do not fit together.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    /// There is no such processor model.
+    #[error("Bochs has no processor model {name:?}; there are: {known}", known = MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", "))]
+    NoModel {
+        /// What was asked for.
+        name: String,
+    },
+    /// Options that contradict each other.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// No machine.
+    #[error("no usable machine: {0}")]
+    NoMachine(String),
+    /// The run.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl RunError {
+    /// The exit status that this leads to.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::NoGuest(_)
+            | Self::File { .. }
+            | Self::OutputFile { .. }
+            | Self::Load(_)
+            | Self::Handover(HandoverError::Memory { .. })
+            | Self::NoModel { .. }
+            | Self::Usage(_) => ExitStatus::Usage,
+            Self::NoMachine(_) | Self::Session(SessionError::Machine(MachineError::Bochs(_))) => ExitStatus::NoMachine,
+            Self::Handover(_) | Self::Session(_) => ExitStatus::Bug,
+        }
+    }
+}
+
+/// The machine a run takes place on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Bochs with this processor.
+    Bochs(&'static Model),
+    /// A KVM guest.
+    Kvm,
+}
+
+impl Target {
+    /// What the costs of exits are counted in.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Bochs(_) => "instructions",
+            Self::Kvm => "cycles",
+        }
+    }
+
+    /// Name of the machine and of the processor.
+    #[must_use]
+    pub const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Bochs(model) => ("bochs", model.name),
+            Self::Kvm => ("kvm", "host"),
+        }
+    }
+}
+
+/// The bytes of everything that a guest is made of.
+#[derive(Debug)]
+struct GuestFiles {
+    name: String,
+    file: Vec<u8>,
+    initrd: Option<(String, Vec<u8>)>,
+}
+
+/// Runs a guest as the command line says.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
+    let events = match arguments.trace {
+        TraceChoice::Pretty => Some(EventFormat::Pretty),
+        TraceChoice::Json => Some(EventFormat::Json),
+        TraceChoice::Off | TraceChoice::Canonical => None,
+    };
+    let mut trace_file = arguments.trace_out.as_deref().map(create).transpose()?;
+    if arguments.trace == TraceChoice::Off && trace_file.is_some() {
+        return Err(RunError::Usage("--trace-out needs --trace pretty, json or canonical"));
+    }
+    let event_file = if events.is_some() { trace_file.take() } else { None };
+    let verbosity = if arguments.quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
+    logging::start(verbosity, events, event_file)
+        .map_err(|error| RunError::OutputFile { file: "the event log (RUST_LOG is perhaps no valid filter)".to_owned(), error })?;
+
+    let files = read_files(arguments)?;
+    let guest = load(arguments, &files)?;
+    let target = choose_machine(arguments)?;
+    let symbols = symbols(&guest);
+    let trace = match arguments.trace {
+        TraceChoice::Off => Trace::Off,
+        TraceChoice::Pretty | TraceChoice::Json => Trace::Events(symbols.clone()),
+        TraceChoice::Canonical => {
+            let writer: Box<dyn Write> = match trace_file {
+                Some(file) => Box::new(BufWriter::new(file)),
+                None => Box::new(io::stderr()),
+            };
+            Trace::Canonical(Some(Canonical::new(canonical_options(&guest, symbols.clone()), writer)))
+        }
+    };
+    let mut sinks = Sinks {
+        console: Box::new(io::stdout()),
+        trace,
+        statistics: arguments.stats.then(Statistics::new),
+    };
+    let result = run_on(target, arguments, &guest, &mut sinks, Input::standard())?;
+    if let Some(statistics) = &sinks.statistics {
+        eprint!("{}", statistics.report(target.unit()).to_table());
+    }
+    let status = result.exit_status();
+    if status != ExitStatus::Success {
+        eprint!("{}", report::full(&result, &symbols));
+    } else if !arguments.quiet {
+        eprintln!("{}", report::headline(&result));
+    }
+    Ok(status)
+}
+
+/// Runs a guest that is loaded. The building block of `run`, `bench` and the tests.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_on(
+    target: Target,
+    arguments: &RunArguments,
+    guest: &LoadedGuest<'_>,
+    sinks: &mut Sinks<'_>,
+    input: Input,
+) -> Result<RunResult, RunError> {
+    let streamed = arguments.trace != TraceChoice::Off || arguments.stats;
+    run_with_trace(target, arguments, guest, sinks, input, if streamed { boot::TRACE_STREAM } else { boot::TRACE_RECORDER })
+}
+
+/// As [`run_on`], with one of `l1_protocol::boot::TRACE_…`.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_with_trace(
+    target: Target,
+    arguments: &RunArguments,
+    guest: &LoadedGuest<'_>,
+    sinks: &mut Sinks<'_>,
+    input: Input,
+    trace_mode: u32,
+) -> Result<RunResult, RunError> {
+    let (machine_number, tsc_frequency, wall_clock) = match target {
+        Target::Bochs(_) => (boot::MACHINE_BOCHS, INSTRUCTIONS_PER_SECOND, BOCHS_WALL_CLOCK),
+        Target::Kvm => (boot::MACHINE_KVM, kvm::tsc_frequency().map_err(SessionError::from)?, now()),
+    };
+    let options = handover::Options {
+        machine: machine_number,
+        trace_mode,
+        shadowing: match arguments.shadowing {
+            ShadowingChoice::Auto => boot::SHADOWING_AUTO,
+            ShadowingChoice::Hardware => boot::SHADOWING_HARDWARE,
+            ShadowingChoice::Software => boot::SHADOWING_SOFTWARE,
+        },
+        intercepts: arguments.intercept.iter().copied().map(Intercept::bit).fold(0, |bits, bit| bits | bit),
+        exception_intercepts: arguments.intercept_exceptions.iter().fold(0, |bits, vector| bits | 1 << vector),
+        guest_memory: arguments.memory,
+        tsc_frequency,
+        wall_clock,
+    };
+    let image = handover::prepare(built_in::IMAGE, guest, &options)?;
+    let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
+    let mut machine: Box<dyn RunningMachine> = match target {
+        Target::Bochs(model) => Box::new(BochsMachine::start(model, image).map_err(SessionError::from)?),
+        Target::Kvm => Box::new(KvmMachine::start(image).map_err(SessionError::from)?),
+    };
+    Ok(session::run(&mut *machine, sinks, input, timeout)?)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(BOCHS_WALL_CLOCK, |time| time.as_secs())
+}
+
+fn create(path: &Path) -> Result<File, RunError> {
+    File::create(path).map_err(|error| RunError::OutputFile { file: path.display().to_string(), error })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+    fs::read(path).map_err(|error| RunError::File { file: path.display().to_string(), error })
+}
+
+fn read_files(arguments: &RunArguments) -> Result<GuestFiles, RunError> {
+    let name = arguments.guest.clone();
+    let file = match built_in::find(&name) {
+        Some(guest) => guest.elf.to_vec(),
+        None if Path::new(&name).exists() => read(Path::new(&name))?,
+        None => return Err(RunError::NoGuest(name)),
+    };
+    let initrd = match &arguments.initrd {
+        Some(path) => Some((path.display().to_string(), read(path)?)),
+        None => None,
+    };
+    Ok(GuestFiles { name, file, initrd })
+}
+
+fn load<'a>(arguments: &RunArguments, files: &'a GuestFiles) -> Result<LoadedGuest<'a>, RunError> {
+    let words: Vec<&str> = arguments.append.as_deref().into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
+    let command_line: &'static str = String::leak(words.join(" "));
+    Ok(loader::load(
+        &files.file,
+        &LoadOptions {
+            file_name: &files.name,
+            memory_size: arguments.memory,
+            command_line,
+            initrd: files.initrd.as_ref().map(|(file_name, bytes)| Initrd { file_name, bytes }),
+            load_at: arguments.load_at,
+        },
+    )?)
+}
+
+/// The machine for a run: what was asked for, or what is there.
+///
+/// # Errors
+/// [`RunError`].
+pub fn choose_machine(arguments: &RunArguments) -> Result<Target, RunError> {
+    let model = |name: Option<&str>| {
+        let name = name.unwrap_or(model::DEFAULT);
+        model::find(name).ok_or_else(|| RunError::NoModel { name: name.to_owned() })
+    };
+    let cpu = arguments.cpu.as_deref();
+    match arguments.machine {
+        MachineChoice::Kvm if cpu.is_some() => Err(RunError::Usage("--cpu names a processor model of Bochs; on KVM the processor is the host's")),
+        MachineChoice::Kvm => kvm::check().map(|()| Target::Kvm).map_err(|problem| RunError::NoMachine(problem.to_string())),
+        MachineChoice::Bochs => model(cpu).map(Target::Bochs),
+        MachineChoice::Auto if cpu.is_some() => model(cpu).map(Target::Bochs),
+        MachineChoice::Auto => match kvm::check() {
+            Ok(()) => Ok(Target::Kvm),
+            Err(_) => model(None).map(Target::Bochs),
+        },
+    }
+}
+
+/// The guest's functions.
+#[must_use]
+pub fn symbols(guest: &LoadedGuest<'_>) -> SymbolTable {
+    SymbolTable::new(guest.symbols.iter().map(|symbol| (symbol.address, symbol.size, symbol.name.clone())))
+}
+
+/// How canonical text names places in this guest. Linux moves its code while it starts, so there only what its symbols
+/// tell could be said.
+#[must_use]
+pub fn canonical_options(guest: &LoadedGuest<'_>, symbols: SymbolTable) -> CanonicalOptions {
+    let load_base = (guest.format != GuestFormat::Linux).then_some(guest.load_base);
+    CanonicalOptions { symbols, load_base }
+}

@@ -1,0 +1,218 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration::{DurationError, parse_duration};
+use crate::size::{SizeError, parse_size};
+
+/// Runs L2 guests in the L1 hypervisor and shows every VM exit.
+#[derive(Debug, Parser)]
+#[command(name = "l1-hypervisor", version, about, after_help = EXIT_STATUS)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Shown below the help.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    the guest succeeded
+  1    the guest reported failure
+  2    wrong usage, or a guest file that cannot be read or is invalid
+  3    the guest crashed (triple fault, failed VM entry, unhandled exit, halted for ever)
+  4    the guest did not end in time
+  5    a bug in L1 or in this program
+  69   no usable machine
+  130  interrupted";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a guest: a built-in one by name, or a file (ELF64, Multiboot 1, Linux bzImage, flat binary)
+    Run(RunArguments),
+    /// List the built-in guests
+    Guests,
+    /// Say which machines can be used here, and what to do about those that cannot
+    Doctor(DoctorArguments),
+    /// Count what exits cost
+    Bench(BenchArguments),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// Name of a built-in guest, or a file
+    pub guest: String,
+    /// Arguments for the guest (its command line)
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
+    /// Machine that L1 boots on
+    #[arg(long, value_enum, default_value_t, env = "L1_MACHINE")]
+    pub machine: MachineChoice,
+    /// Processor model of Bochs (haswell, ivy-bridge, sandy-bridge, skylake-x, …)
+    #[arg(long, value_name = "MODEL", env = "L1_CPU")]
+    pub cpu: Option<String>,
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    pub memory: u64,
+    /// How VMREAD and VMWRITE of a guest hypervisor are served
+    #[arg(long, value_enum, default_value_t)]
+    pub shadowing: ShadowingChoice,
+    /// What to do with exit records
+    #[arg(long, value_enum, default_value_t)]
+    pub trace: TraceChoice,
+    /// File for the trace, instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
+    /// Print a table of exits at the end
+    #[arg(long)]
+    pub stats: bool,
+    /// Also take these exits, which L1 does not need (comma-separated)
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "EXIT")]
+    pub intercept: Vec<Intercept>,
+    /// Also take exits for these exceptions, by vector (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "VECTOR", value_parser = clap::value_parser!(u8).range(0..32))]
+    pub intercept_exceptions: Vec<u8>,
+    /// End the run after this time (0s for never)
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
+    pub timeout: Duration,
+    /// Linux and Multiboot: file to load as initial RAM disk or module
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Linux: kernel command line (more can be given as guest arguments)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Flat binary: address to load at (real mode, default 0x7c00)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub load_at: Option<u64>,
+    /// Print nothing but the guest's output and errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Also say what L1 would find on this processor model of Bochs
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Processor model of Bochs
+    #[arg(long, value_name = "MODEL", default_value = crate::machine::bochs::model::DEFAULT)]
+    pub cpu: String,
+}
+
+/// The machine that L1 boots on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MachineChoice {
+    /// KVM where it offers VMX, else Bochs; Bochs if a processor model is named
+    #[default]
+    Auto,
+    /// Bochs, the CPU emulator
+    Bochs,
+    /// A KVM guest
+    Kvm,
+}
+
+/// How VMREAD and VMWRITE of a guest hypervisor are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ShadowingChoice {
+    /// By the CPU where it offers VMCS shadowing
+    #[default]
+    Auto,
+    /// By the CPU
+    Hardware,
+    /// Each one exits
+    Software,
+}
+
+/// What to do with exit records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum TraceChoice {
+    /// Keep the last ones, for the report of a run that ends badly
+    #[default]
+    Off,
+    /// A line an exit
+    Pretty,
+    /// A JSON object an exit
+    Json,
+    /// Text that does not vary from run to run, for snapshots
+    Canonical,
+}
+
+/// An exit that L1 does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Intercept {
+    Rdtsc,
+    Pause,
+    MovDr,
+    Cr3,
+    Invlpg,
+    Rdrand,
+    Rdseed,
+}
+
+impl Intercept {
+    /// Its bit in the boot information.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        match self {
+            Self::Rdtsc => l1_protocol::boot::INTERCEPT_RDTSC,
+            Self::Pause => l1_protocol::boot::INTERCEPT_PAUSE,
+            Self::MovDr => l1_protocol::boot::INTERCEPT_MOV_DR,
+            Self::Cr3 => l1_protocol::boot::INTERCEPT_CR3,
+            Self::Invlpg => l1_protocol::boot::INTERCEPT_INVLPG,
+            Self::Rdrand => l1_protocol::boot::INTERCEPT_RDRAND,
+            Self::Rdseed => l1_protocol::boot::INTERCEPT_RDSEED,
+        }
+    }
+}
+
+fn size(text: &str) -> Result<u64, SizeError> {
+    parse_size(text)
+}
+
+fn duration(text: &str) -> Result<Duration, DurationError> {
+    parse_duration(text)
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{text:?} is not an address: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("0x7c00"), Ok(0x7c00));
+        assert_eq!(address("31744"), Ok(0x7c00));
+        assert!(address("0xzz").is_err());
+    }
+}
