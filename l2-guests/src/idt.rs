@@ -19,7 +19,7 @@ use crate::{Failure, exit, println};
 const CODE_SELECTOR: u64 = 0x10;
 /// Bytes between the entries of two vectors.
 const ENTRY_SIZE: u64 = 16;
-/// SDM 3A 7.14.1 "64-Bit Mode IDT": a 64-bit interrupt gate, DPL 0.
+/// SDM 3A 6.14.1 "64-Bit Mode IDT": a 64-bit interrupt gate, DPL 0.
 const INTERRUPT_GATE: u64 = 0x0e00;
 /// The gate is present.
 const PRESENT: u64 = 0x8000;

@@ -1,5 +1,4 @@
-//! Debug registers: they keep their values over exits, breakpoints fire in the guest, and TF steps over instructions
-//! that exit.
+//! Debug registers: values survive exits, breakpoints fire in the guest, TF steps over instructions that exit.
 #![cfg_attr(bare_metal, no_std, no_main)]
 #![expect(unsafe_code, reason = "debug registers are written to, and TF is set")]
 

@@ -73,6 +73,8 @@ fn faults() -> Outcome {
         inout("eax") 1 => _, out("ecx") _, inout("edx") 0 => _);
     let _ = raise!("a load from an address that is not canonical", fault, vector::GENERAL_PROTECTION, 0, "", "mov rax, [rcx]";
         in("rcx") NOT_CANONICAL, out("rax") _);
+    // RBP is the frame pointer, which no operand can name. The first label 77 is where `attempt!` goes on, so RBP is
+    // put back after the fault.
     let _ = raise!("a load through RBP from such an address", fault, vector::STACK_SEGMENT_FAULT, 0,
         "mov rcx, rbp; mov rbp, rax", "mov rax, [rbp]; 77: mov rbp, rcx";
         inout("rax") NOT_CANONICAL => _, out("rcx") _);
@@ -94,7 +96,7 @@ fn traps() -> Outcome {
 }
 
 fn page_faults() -> Outcome {
-    /// SDM 3A 5.7 "Page-Fault Exceptions": the page was present.
+    /// SDM 3A 4.7 "Page-Fault Exceptions": the page was present.
     const PROTECTION: u64 = 1 << 0;
     /// The access was a write.
     const WRITE: u64 = 1 << 1;
@@ -169,7 +171,7 @@ fn software_interrupt() -> Outcome {
 }
 
 /// A gate that is not present: an interrupt through it raises #NP with an error code that names the gate (bit 1: IDT),
-/// an exception through it is a double fault (SDM 3A 7.15, "Interrupt 8—Double Fault Exception (#DF)").
+/// an exception through it is a double fault (SDM 3A 6.15, "Interrupt 8—Double Fault Exception (#DF)").
 fn faults_during_delivery() -> Outcome {
     idt::set_present(ABSENT, false);
     let _ = raise!("INT through an absent gate", fault, vector::SEGMENT_NOT_PRESENT, u64::from(ABSENT) << 3 | 2, "", "int 0x41");

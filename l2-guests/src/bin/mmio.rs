@@ -1,5 +1,6 @@
-//! Memory-mapped I/O: every width and form of access to physical addresses that nobody has; `mmio arithmetic` adds
-//! instructions that compute with them.
+//! Memory-mapped I/O: every width and form of access to physical addresses that nobody has.
+//!
+//! `mmio arithmetic` adds instructions that compute with such memory.
 #![cfg_attr(bare_metal, no_std, no_main)]
 #![expect(unsafe_code, reason = "each form of access is wanted as it is")]
 

@@ -148,7 +148,7 @@ core::arch::global_asm!(
     "cmpl ${tables} + 0x6000, %edi",
     "jb 2b",
 
-    // SDM 3A 11.8.5 "Initializing IA-32e Mode": PAE, CR3, LME, PG, and a jump to 64-bit code.
+    // SDM 3A 10.8.5 "Initializing IA-32e Mode": PAE, CR3, LME, PG, and a jump to 64-bit code.
     "movl %cr4, %eax",
     "orl $0x20, %eax",
     "movl %eax, %cr4",
