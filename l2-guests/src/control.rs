@@ -81,7 +81,7 @@ register!("dr3", read_dr3, write_dr3, "What the debug exceptions lead to must be
 register!("dr6", read_dr6, write_dr6, "None: it is a status. Unsafe for the sake of one form.");
 register!("dr7", read_dr7, write_dr7, "What the debug exceptions lead to must be sound.");
 
-/// Value of DR6 while no debug exception is reported (SDM 3A 19.2.3 "Debug Status Register (DR6)").
+/// Value of DR6 while no debug exception is reported (SDM 3B 18.2.3 "Debug Status Register (DR6)").
 pub const DR6_NONE: u64 = 0xffff_0ff0;
 
 /// Reads DR6 and clears it: the processor only ever sets its bits.

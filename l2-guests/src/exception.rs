@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Vectors by the names of SDM 3A 7.3.1 "Exception and interrupt vectors", Table 7-1.
+/// Vectors by the names of SDM 3A 6.2 "Exception and Interrupt Vectors", Table 6-1.
 pub mod vector {
     #![expect(missing_docs, reason = "the names of the SDM's table say it all")]
     pub const DIVIDE_ERROR: u8 = 0;

@@ -19,8 +19,10 @@ use crate::{Failure, exit, println};
 const CODE_SELECTOR: u64 = 0x10;
 /// Bytes between the entries of two vectors.
 const ENTRY_SIZE: u64 = 16;
-/// SDM 3A 7.14.1 "64-Bit Mode IDT": present, DPL 0, 64-bit interrupt gate.
-const INTERRUPT_GATE: u64 = 0x8e00;
+/// SDM 3A 6.14.1 "64-Bit Mode IDT": a 64-bit interrupt gate, DPL 0.
+const INTERRUPT_GATE: u64 = 0x0e00;
+/// The gate is present.
+const PRESENT: u64 = 0x8000;
 
 // 256 entries of 16 bytes: each pushes a zero where the processor pushes no error code, and its vector.
 // Then the general registers, in the order of `Frame`; the x87 and SSE state below them, on a 16-byte boundary.
@@ -119,18 +121,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The vector.
-    #[must_use]
-    pub fn vector(&self) -> u8 {
-        self.vector as u8
-    }
-
-    /// The saved RIP.
-    #[must_use]
-    pub fn rip(&self) -> u64 {
-        self.rip
-    }
-
     /// The saved RFLAGS.
     #[must_use]
     pub fn rflags(&self) -> u64 {
@@ -148,8 +138,8 @@ impl Frame {
     }
 }
 
-/// A function that serves a vector.
-pub type Handler = fn(&mut Frame);
+/// A function that serves a vector. The second argument is what [`attempt!`](crate::attempt) would have reported.
+pub type Handler = fn(&mut Frame, &Exception);
 
 /// 16-byte gates as pairs of quadwords.
 #[repr(C, align(16))]
@@ -200,8 +190,8 @@ pub unsafe fn load(register: TableRegister) {
 /// Makes a vector's gate present, as it is at start, or not present: its delivery then raises #NP.
 pub fn set_present(vector: u8, present: bool) {
     let entry = (&raw const exception_entries).addr() as u64 + u64::from(vector) * ENTRY_SIZE;
-    let low = entry & 0xffff | CODE_SELECTOR << 16 | INTERRUPT_GATE << 32 | (entry >> 16 & 0xffff) << 48;
-    let gate = if present { [low, entry >> 32] } else { [0, 0] };
+    let kind = if present { INTERRUPT_GATE | PRESENT } else { INTERRUPT_GATE };
+    let gate = [entry & 0xffff | CODE_SELECTOR << 16 | kind << 32 | (entry >> 16 & 0xffff) << 48, entry >> 32];
     // SAFETY: the index is in range, and no reference to the table exists.
     unsafe { (&raw mut (*TABLE.gates.get())[usize::from(vector)]).write_volatile(gate) };
 }
@@ -215,12 +205,13 @@ pub fn set_handler(vector: u8, handler: Handler) {
 
 /// Called by every entry.
 extern "C" fn handle(frame: &mut Frame) {
+    let vector = frame.vector as u8;
     let exception = Exception {
-        vector: frame.vector(),
+        vector,
         error_code: frame.error_code,
         rip: frame.rip,
-        fault_address: if frame.vector() == vector::PAGE_FAULT { crate::control::read_cr2() } else { 0 },
-        debug_status: if frame.vector() == vector::DEBUG { crate::control::take_dr6() } else { 0 },
+        fault_address: if vector == vector::PAGE_FAULT { crate::control::read_cr2() } else { 0 },
+        debug_status: if vector == vector::DEBUG { crate::control::take_dr6() } else { 0 },
     };
     let is_interrupt = exception.vector >= 32 || exception.vector == vector::NMI;
     if !is_interrupt && let Some(recovery) = exception::recover(exception) {
@@ -230,7 +221,7 @@ extern "C" fn handle(frame: &mut Frame) {
     }
     // SAFETY: the index is in range, and no reference to the table exists.
     match unsafe { (&raw const (*TABLE.handlers.get())[usize::from(exception.vector)]).read_volatile() } {
-        Some(handler) => handler(frame),
+        Some(handler) => handler(frame, &exception),
         None => {
             println!("FAILED: unexpected vector {}: {exception}", exception.vector);
             exit::exit(Failure::CHECK.value());

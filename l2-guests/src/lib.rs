@@ -44,8 +44,11 @@ pub mod idt;
 mod memory;
 pub mod msr;
 pub mod outcome;
+pub mod paging;
 #[cfg(bare_metal)]
 mod panic;
+pub mod pic;
+pub mod pit;
 pub mod port;
 pub mod start;
 pub mod tsc;

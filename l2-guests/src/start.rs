@@ -109,3 +109,17 @@ mod bare_metal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_is_laid_out_as_elf_wants_it() {
+        let note = StartNote::new(START_REAL_MODE);
+        assert_eq!((note.name_size, note.description_size, note.kind), (14, 4, NOTE_START_MODE));
+        assert_eq!(&note.name, b"l1-hypervisor\0\0\0");
+        assert_eq!(core::mem::offset_of!(StartNote, mode), 12 + 16);
+        assert_eq!(note.mode, START_REAL_MODE);
+    }
+}

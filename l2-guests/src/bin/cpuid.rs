@@ -108,7 +108,7 @@ fn must_fit(feature: Feature, attempted: Result<(), Exception>, vector: u8) -> O
 }
 
 fn check_cr4_bit(feature: Feature, bit: u64) -> Outcome {
-    // PCIDE can be set only while bits 11:0 of CR3 are zero (SDM 3A 5.10.1 "Process-Context Identifiers").
+    // PCIDE can be set only while bits 11:0 of CR3 are zero (SDM 3A 4.10.1 "Process-Context Identifiers (PCIDs)").
     ensure!(read_cr3() & 0xfff == 0, "CR3 is {:#x}, the loader's has no flags", read_cr3());
     let before = read_cr4();
     // SAFETY: none of these bits changes what ring 0 can reach: PKRU is 0 after reset.
@@ -157,7 +157,7 @@ fn check_x2apic() -> Outcome {
     must_fit(cpuid::X2APIC, attempted, GENERAL_PROTECTION)?;
     let identifier = msr::read(msr::X2APIC_APICID).map(|_| ());
     must_fit(cpuid::X2APIC, identifier, GENERAL_PROTECTION)?;
-    // From x2APIC mode the only way back leads through "disabled" (SDM 3A 12.12.5 "x2APIC State Transitions").
+    // From x2APIC mode the only way back leads through "disabled" (SDM 3A 11.12.5 "x2APIC State Transitions").
     if cpuid::X2APIC.is_shown() {
         // SAFETY: the APIC is not used.
         must_succeed("IA32_APIC_BASE disabled", unsafe { msr::write(msr::APIC_BASE, before & !(ENABLE | X2APIC)) })?;
