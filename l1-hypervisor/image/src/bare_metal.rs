@@ -40,9 +40,10 @@ unsafe extern "sysv64" fn _start() -> ! {
 }
 
 extern "sysv64" fn main(boot_information: u64) -> ! {
-    // SAFETY: called once; nothing else refers to the memory.
-    unsafe { HEAP.lock().init((&raw mut HEAP_MEMORY).cast::<u8>(), HEAP_SIZE) };
-    l1_image::start::start(boot_information)
+    l1_image::start::start(boot_information, || {
+        // SAFETY: called once; nothing else refers to the memory.
+        unsafe { HEAP.lock().init((&raw mut HEAP_MEMORY).cast::<u8>(), HEAP_SIZE) };
+    })
 }
 
 #[panic_handler]

@@ -21,6 +21,8 @@ const CONSOLE: usize = 256;
 /// Where frames go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Machine {
+    /// Not known yet. The first variant, so that a channel that was not opened is all zero and lies in .bss.
+    Unknown,
     Bochs { console: Port, shutdown: Port },
     Kvm { doorbell: Port, end: Port },
 }
@@ -28,7 +30,7 @@ enum Machine {
 /// The channel. Console output and frames keep their order.
 #[derive(Debug)]
 pub struct Channel {
-    machine: Option<Machine>,
+    machine: Machine,
     used: usize,
     console_used: usize,
     console: [u8; CONSOLE],
@@ -39,7 +41,7 @@ impl Channel {
     /// A channel that leads nowhere until [`Self::open`].
     #[must_use]
     pub const fn new() -> Self {
-        Self { machine: None, used: 0, console_used: 0, console: [0; CONSOLE], buffer: [0; BUFFER] }
+        Self { machine: Machine::Unknown, used: 0, console_used: 0, console: [0; CONSOLE], buffer: [0; BUFFER] }
     }
 
     /// Connects the channel on the machine with the number `machine` of `l1_protocol::boot`. The channel must not move
@@ -50,9 +52,9 @@ impl Channel {
         let port = |number| unsafe { Port::new(number) };
         if machine == MACHINE_KVM {
             port(KVM_CHANNEL).write_u32(self.buffer.as_ptr().addr() as u32);
-            self.machine = Some(Machine::Kvm { doorbell: port(KVM_DOORBELL), end: port(KVM_END) });
+            self.machine = Machine::Kvm { doorbell: port(KVM_DOORBELL), end: port(KVM_END) };
         } else {
-            self.machine = Some(Machine::Bochs { console: port(BOCHS_DEBUG_CONSOLE), shutdown: port(BOCHS_SHUTDOWN) });
+            self.machine = Machine::Bochs { console: port(BOCHS_DEBUG_CONSOLE), shutdown: port(BOCHS_SHUTDOWN) };
         }
         self.append(OPENING);
         self.flush();
@@ -92,9 +94,9 @@ impl Channel {
         self.send_console();
         if self.used > 0 {
             match self.machine {
-                Some(Machine::Bochs { console, .. }) => console.write_bytes(&self.buffer[..self.used]),
-                Some(Machine::Kvm { doorbell, .. }) => doorbell.write_u32(self.used as u32),
-                None => {}
+                Machine::Bochs { console, .. } => console.write_bytes(&self.buffer[..self.used]),
+                Machine::Kvm { doorbell, .. } => doorbell.write_u32(self.used as u32),
+                Machine::Unknown => {}
             }
             self.used = 0;
         }
@@ -104,9 +106,9 @@ impl Channel {
     pub fn end_machine(&mut self) -> ! {
         self.flush();
         match self.machine {
-            Some(Machine::Bochs { shutdown, .. }) => BOCHS_SHUTDOWN_WORD.iter().for_each(|&byte| shutdown.write_u8(byte)),
-            Some(Machine::Kvm { end, .. }) => end.write_u32(0),
-            None => {}
+            Machine::Bochs { shutdown, .. } => BOCHS_SHUTDOWN_WORD.iter().for_each(|&byte| shutdown.write_u8(byte)),
+            Machine::Kvm { end, .. } => end.write_u32(0),
+            Machine::Unknown => {}
         }
         processor::stop()
     }

@@ -47,17 +47,20 @@ const CPUID_XSAVE: u32 = 1 << 26;
 const CR4_VMXE: u64 = 1 << 13;
 const CR4_OSXSAVE: u64 = 1 << 18;
 
-/// Where the image goes after its first instructions. `address` is where the boot information lies.
-pub fn start(address: u64) -> ! {
+/// Where the image goes after its first instructions. `address` is where the boot information lies; `prepare_heap` is
+/// called once the image's own bytes have been checked, as it changes some of them.
+pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
     let tsc_at_start = processor::time_stamp_counter();
+    let handover = read_handover(address);
     let Some(channel) = CHANNEL.take() else { processor::stop() };
-    let information = match read_handover(address) {
+    let information = match handover {
         Ok(information) => information,
         Err((machine, problem)) => {
             channel.open(machine);
             end_with_text(channel, EndReason::DamagedHandover, format_args!("{problem}"))
         }
     };
+    prepare_heap();
     failure::set_machine(information.machine);
     channel.open(information.machine);
     // SAFETY: called once, in 64-bit mode at CPL 0, with everything mapped one to one; the boot information is checked.

@@ -30,7 +30,7 @@ pub enum Output {
 }
 
 /// A machine that runs.
-pub trait RunningMachine {
+pub trait RunningMachine: std::fmt::Debug {
     /// Waits for output, at most as long as `wait`.
     ///
     /// # Errors

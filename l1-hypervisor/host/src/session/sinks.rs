@@ -21,6 +21,16 @@ pub enum Trace<'s> {
     Canonical(Option<Canonical<Box<dyn Write + 's>>>),
 }
 
+impl fmt::Debug for Trace<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Off => "Off",
+            Self::Events(_) => "Events",
+            Self::Canonical(_) => "Canonical",
+        })
+    }
+}
+
 /// Where everything goes.
 pub struct Sinks<'s> {
     /// Where L2's output goes.

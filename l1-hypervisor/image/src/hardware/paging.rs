@@ -44,14 +44,11 @@ fn sections() -> Sections {
             static l1_data_start: u8;
             static l1_image_end: u8;
         }
-        // SAFETY: only the addresses of the symbols are used.
-        unsafe {
-            Sections {
-                text: (&raw const l1_text_start).addr() as u64,
-                read_only: (&raw const l1_rodata_start).addr() as u64,
-                data: (&raw const l1_data_start).addr() as u64,
-                end: (&raw const l1_image_end).addr() as u64,
-            }
+        Sections {
+            text: (&raw const l1_text_start).addr() as u64,
+            read_only: (&raw const l1_rodata_start).addr() as u64,
+            data: (&raw const l1_data_start).addr() as u64,
+            end: (&raw const l1_image_end).addr() as u64,
         }
     }
     #[cfg(not(bare_metal))]
