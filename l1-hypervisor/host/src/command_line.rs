@@ -47,8 +47,7 @@ pub enum Command {
 pub struct RunArguments {
     /// Name of a built-in guest, or a file
     pub guest: String,
-    /// Arguments for the guest (its command line)
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Arguments for the guest (its command line); those that begin with a hyphen come after `--`
     pub arguments: Vec<String>,
     /// Machine that L1 boots on
     #[arg(long, value_enum, default_value_t, env = "L1_MACHINE")]

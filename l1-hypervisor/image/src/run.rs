@@ -1,6 +1,7 @@
 //! The loop of the virtual processor.
 
 use l1_protocol::end::EndReason;
+use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 
 use crate::exit::dispatch;
@@ -31,13 +32,18 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
             let shown = if let Err(end) = result { Action::Stop(end) } else { action };
             recorder::finish(&mut record, &exit, shown, vcpu.injected(), now);
             recorder.ring.push(record);
-            send(recorder, &mut *vcpu.console, false);
+            send(recorder, &mut *vcpu.console, waits(&exit));
         }
         if let Err(end) = result {
             send(recorder, &mut *vcpu.console, true);
             return end;
         }
     }
+}
+
+/// Whether the guest waits or only the time passed: then what was recorded shall become visible.
+fn waits(exit: &Exit) -> bool {
+    matches!(exit.reason.basic(), BasicExitReason::HLT | BasicExitReason::VMX_PREEMPTION_TIMER_EXPIRED)
 }
 
 fn send(recorder: &mut Recorder, host: &mut dyn Host, all: bool) {

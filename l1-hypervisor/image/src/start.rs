@@ -150,7 +150,9 @@ fn enter_vmx_operation() -> Result<Capabilities, Unfit> {
     // SAFETY: the fixed bits keep L1's mode as it is; OSXSAVE is set only where there is XSAVE, and XCR0 = 1 is its value
     // after reset; the region is a page of L1's own that holds the revision identifier.
     unsafe {
-        processor::write_cr0((processor::read_cr0() | cr0.required) & cr0.allowed);
+        // Caches on: VM entry and exit leave CD and NW alone, so what L1 has is what the guest runs with.
+        let caches_off = vmcs12::CR0_CD | vmcs12::CR0_NW;
+        processor::write_cr0((processor::read_cr0() & !caches_off | cr0.required) & cr0.allowed);
         processor::write_cr4(new_cr4);
         if has_xsave {
             processor::set_extended_control(1);

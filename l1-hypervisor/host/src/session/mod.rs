@@ -134,7 +134,7 @@ pub fn run(
         end: None,
     };
     let ending = session.follow(&mut input, started, timeout)?;
-    let last_words = if matches!(ending, Ending::MachineDied) { session.machine.last_words() } else { String::new() };
+    let last_words = if matches!(ending, Ending::MachineDied | Ending::DamagedStream) { session.machine.last_words() } else { String::new() };
     session.sinks.finish()?;
     let (report, text) = session.end.map_or((None, String::new()), |(report, text)| (Some(report), text));
     Ok(RunResult {
