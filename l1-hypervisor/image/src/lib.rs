@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod clock;
 pub mod context;
 pub mod cpuid;
+pub mod emulate;
 pub mod fitness;
 pub mod guest_memory;
 pub mod guest_paging;
