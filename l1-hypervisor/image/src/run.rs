@@ -6,7 +6,7 @@ use vmcs::field::Field;
 
 use crate::exit::dispatch;
 use crate::exit::information::Exit;
-use crate::exit::{Action, End};
+use crate::exit::{Action, End, EndText};
 use crate::platform::{EntryFailure, Platform};
 use crate::recorder::{self, Recorder};
 use crate::vcpu::{Host, Vcpu};
@@ -61,5 +61,5 @@ fn refused<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         EntryFailure::Invalid => (0, "VMfailInvalid: no current VMCS"),
         EntryFailure::Valid(number) => (u64::from(number), "VMfailValid: the VM-instruction error says why"),
     };
-    End { reason: EndReason::EntryFailed, value, text }
+    End { reason: EndReason::EntryFailed, value, text: EndText::Words(text) }
 }

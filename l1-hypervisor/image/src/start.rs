@@ -338,15 +338,17 @@ fn final_state(vcpu: &mut Vcpu<'_, CurrentVmcs>) -> FinalState {
 
 fn report(channel: &mut Channel, end: End, counters: Counters, state: &FinalState) -> ! {
     let report = EndReport { reason: end.reason as u32, has_state: 1, value: end.value, counters, state: *state };
-    channel.frame(FrameKind::End, &[report.as_bytes(), end.text.as_bytes()]);
-    channel.end_machine()
+    end_with_report(channel, &report, format_args!("{}", end.text))
 }
 
 fn end_with_text(channel: &mut Channel, reason: EndReason, text: core::fmt::Arguments) -> ! {
+    end_with_report(channel, &EndReport { reason: reason as u32, ..EndReport::default() }, text)
+}
+
+fn end_with_report(channel: &mut Channel, report: &EndReport, text: core::fmt::Arguments) -> ! {
     let mut buffer = crate::channel::Text::<512>::new();
     // Text cuts what does not fit and never fails.
     let _ = core::fmt::write(&mut buffer, text);
-    let report = EndReport { reason: reason as u32, ..EndReport::default() };
     channel.frame(FrameKind::End, &[report.as_bytes(), buffer.bytes()]);
     channel.end_machine()
 }

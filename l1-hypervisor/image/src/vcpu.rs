@@ -22,7 +22,7 @@ use crate::cpuid::Features;
 use crate::device::{Configuration, Console, Devices};
 use crate::emulate::Bitness;
 use crate::exit::information::Exit;
-use crate::exit::{Action, End};
+use crate::exit::{Action, End, EndText};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::PagingState;
 use crate::platform::Platform;
@@ -279,7 +279,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         let first = InterruptionInformation(exit.idt_vectoring(&mut self.platform));
         let injection = match combine(first, injection) {
             Combined::Deliver(injection) => injection,
-            Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: "" }),
+            Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: EndText::Words("") }),
         };
         self.next_injection = Some(injection);
         Ok(())
@@ -351,7 +351,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
                 self.console.idle();
                 Ok(())
             }
-            None => Err(End { reason: EndReason::Stopped, value: 0, text: "" }),
+            None => Err(End { reason: EndReason::Stopped, value: 0, text: EndText::Words("") }),
         }
     }
 
