@@ -138,8 +138,13 @@ mod tests {
 
     #[test]
     fn frames_arrive_whole_whatever_the_pieces() {
-        let stream =
-            [b"chatter \n<l1-hyp".as_slice(), OPENING, &frame(FrameKind::Console, b"hello"), &frame(FrameKind::Trace, &[0xa5; 9])].concat();
+        let stream = [
+            b"chatter \n<l1-hyp".as_slice(),
+            OPENING,
+            &frame(FrameKind::Console, b"hello"),
+            &frame(FrameKind::Trace, &[0xa5; 9]),
+        ]
+        .concat();
         for size in 1..stream.len() {
             let mut reader = FrameReader::new();
             let mut frames = Vec::new();

@@ -22,7 +22,7 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
             return refused::<RECORD, P>(vcpu, recorder, failure);
         }
         let tsc = if RECORD { vcpu.platform.time_stamp_counter() } else { 0 };
-        *exits += 1;
+        *exits = exits.wrapping_add(1);
         let mut exit = Exit::read(&mut vcpu.platform);
         let record = RECORD.then(|| recorder::begin(vcpu, &mut exit, tsc));
         let action = dispatch::handle(vcpu, &mut exit);

@@ -19,21 +19,21 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::channel::Channel;
 use crate::cpuid::Features;
 use crate::device::acpi;
-use crate::exit::msr::fill_bitmap;
+use crate::ept;
 use crate::exit::End;
+use crate::exit::msr::fill_bitmap;
 use crate::failure;
 use crate::fitness::{self, Unfit};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::hardware::page::Pages;
 use crate::hardware::single::SingleProcessor;
-use crate::hardware::vmx_state::{CurrentVmcs, access_counts};
+use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
 use crate::run::run;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{self, Controls, HostState, Structures};
-use crate::ept;
 
 static CHANNEL: SingleProcessor<Channel> = SingleProcessor::new(Channel::new());
 static VMXON_REGION: Pages<1> = Pages::new();
@@ -230,7 +230,7 @@ fn host_guest(
             run::<true, _>(&mut vcpu, recorder, &mut exits)
         }
     };
-    let counts = access_counts();
+    let counts = vcpu.platform.access_counts();
     let counters = Counters {
         exits,
         vmreads: counts.vmreads,
@@ -271,7 +271,12 @@ fn build_structures(capabilities: &Capabilities, information: &BootInformation) 
     };
     // SAFETY: in VMX operation; `fitness` has checked that INVEPT is offered. Nothing was cached yet if all is well.
     let _ = unsafe { vmx::invept_all() };
-    Structures { io_bitmap_a: IO_BITMAPS.address(0), io_bitmap_b: IO_BITMAPS.address(1), msr_bitmap: MSR_BITMAP.address(0), ept_pointer }
+    Structures {
+        io_bitmap_a: IO_BITMAPS.address(0),
+        io_bitmap_b: IO_BITMAPS.address(1),
+        msr_bitmap: MSR_BITMAP.address(0),
+        ept_pointer,
+    }
 }
 
 fn host_state(bases: descriptor_table::Bases) -> HostState {

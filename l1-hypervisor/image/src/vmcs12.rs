@@ -280,7 +280,13 @@ fn write_guest_state(vmcs: &mut impl VmcsAccess, capabilities: &Capabilities, co
             Field::GUEST_LDTR_ACCESS_RIGHTS,
             (0, 0, 0xffff, LOCAL_DESCRIPTOR_TABLE),
         ),
-        (Field::GUEST_TR_SELECTOR, Field::GUEST_TR_BASE, Field::GUEST_TR_LIMIT, Field::GUEST_TR_ACCESS_RIGHTS, (0, 0, 0xffff, BUSY_TASK)),
+        (
+            Field::GUEST_TR_SELECTOR,
+            Field::GUEST_TR_BASE,
+            Field::GUEST_TR_LIMIT,
+            Field::GUEST_TR_ACCESS_RIGHTS,
+            (0, 0, 0xffff, BUSY_TASK),
+        ),
     ];
     for (selector_field, base_field, limit_field, rights_field, (selector, base, limit, rights)) in segments {
         vmcs.write(selector_field, selector.into());

@@ -5,8 +5,8 @@ use l1_protocol::end::EndReason;
 use vmcs::event::Vector;
 use vmcs::field::Field;
 
-use super::{Action, End, EndText};
 use super::information::Exit;
+use super::{Action, End, EndText};
 use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
@@ -108,9 +108,11 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
-        Err(EmulationError::Unsupported { mnemonic }) => {
-            Action::Stop(End { reason: EndReason::UnhandledExit, value: exit.reason.0.into(), text: EndText::Instruction(mnemonic) })
-        }
+        Err(EmulationError::Unsupported { mnemonic }) => Action::Stop(End {
+            reason: EndReason::UnhandledExit,
+            value: exit.reason.0.into(),
+            text: EndText::Instruction(mnemonic),
+        }),
     }
 }
 
