@@ -105,7 +105,7 @@ pub(super) fn execute(
     if !matches!(size, 1 | 2 | 4 | 8) {
         return Err(unsupported);
     }
-    let other = other(instruction, 1 - memory_operand, state).ok_or(unsupported)?;
+    let other = other(instruction, 1 - memory_operand).ok_or(unsupported)?;
     let mut offset = state.offset(instruction, memory_operand).ok_or(unsupported)?;
     let value = value(other, state);
     if let (Operation::BitTest(_), Other::Register(_)) = (&operation, other) {
@@ -124,13 +124,13 @@ pub(super) fn execute(
 }
 
 /// The operand at `position`; `None` if it is of a kind that no supported instruction has beside memory.
-fn other(instruction: &Instruction, position: u32, state: &InstructionState<'_>) -> Option<Other> {
+fn other(instruction: &Instruction, position: u32) -> Option<Other> {
     if position >= instruction.op_count() {
         return Some(Other::Absent);
     }
     if instruction.op_kind(position) == OpKind::Register {
         let register = instruction.op_register(position);
-        return state.read(register).map(|_| Other::Register(register));
+        return register.is_gpr().then_some(Other::Register(register));
     }
     instruction.try_immediate(position).ok().map(Other::Immediate)
 }

@@ -111,7 +111,11 @@ fn fetch(
     }
     let first = within_page(start, LONGEST_INSTRUCTION);
     let address = translate(memory, paging, start, AccessKind::Execute)?;
-    memory.read(address, &mut bytes[..first]);
+    if first == LONGEST_INSTRUCTION {
+        bytes = memory.read_array(address);
+    } else {
+        memory.read(address, &mut bytes[..first]);
+    }
     match decode(state.mode, state.rip, &bytes[..first]) {
         Err(DecoderError::NoMoreBytes) if first < LONGEST_INSTRUCTION => {
             let address = translate(memory, paging, start.wrapping_add(first as u64), AccessKind::Execute)?;

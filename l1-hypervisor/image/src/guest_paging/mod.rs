@@ -76,7 +76,7 @@ pub fn translate(
     kind: AccessKind,
 ) -> Result<GuestPhysical, PageFault> {
     let walk = walk::walk(memory, state, linear, kind)?;
-    walk.set_flags(memory, kind);
+    walk.set_flags(memory);
     Ok(walk.address)
 }
 
