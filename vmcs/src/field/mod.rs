@@ -3,7 +3,7 @@
 //! A [`Field`] is an encoding as VMREAD and VMWRITE take it, known or not. What is known about it stands in one table,
 //! [`FIELDS`], from which names, bitmaps, copy lists and dumps are derived. Looking a field up takes constant time.
 //!
-//! Source: SDM 3C 25.11.2 "VMREAD, VMWRITE, and Encodings of VMCS Fields", SDM 3D appendix B "Field Encoding in VMCS".
+//! Source: SDM 3C 24.11.2 "VMREAD, VMWRITE, and Encodings of VMCS Fields", SDM 3D appendix B "Field Encoding in VMCS".
 
 mod existence;
 mod table;
