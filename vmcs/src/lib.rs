@@ -17,6 +17,8 @@
 //! | [`exit_reason`] | what a VM exit is called, and which fields it fills |
 //! | [`qualification`], [`instruction_information`] | what those fields say |
 //! | [`event`] | interruption information, what to inject again, and what blocks an injection |
+//! | [`entry_check`] | which rule of VM entry a VMCS breaks, and what the processor reports |
+//! | [`instruction_error`] | what VM_INSTRUCTION_ERROR says |
 //! | [`access`], [`software`] | reading and writing a VMCS, and one that lives in an array |
 //! | [`msr`] | MSR numbers |
 #![no_std]
@@ -27,9 +29,11 @@ extern crate std;
 pub mod access;
 pub mod capability;
 pub mod controls;
+pub mod entry_check;
 pub mod event;
 pub mod exit_reason;
 pub mod field;
+pub mod instruction_error;
 pub mod instruction_information;
 pub mod msr;
 pub mod qualification;
