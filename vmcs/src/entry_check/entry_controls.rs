@@ -3,6 +3,7 @@
 use super::exit_controls::{AREA, AREA_END, end_beyond_width};
 use super::rule::{Group, Outcome, bits, group, unless};
 use super::state::State;
+use super::values::{CR0_PE, CR4_FRED};
 use crate::controls::{Entry, PrimaryProcessorBased, SecondaryProcessorBased};
 use crate::event::{EventType, InterruptionInformation, Vector};
 use crate::field::Field;
@@ -10,10 +11,6 @@ use crate::field::Field;
 /// Number and title of the SDM's section.
 const SECTION: (&str, &str) = ("26.2.1.3", "VM-Entry Control Fields");
 
-/// CR0.PE.
-const PROTECTION_ENABLE: u64 = 1;
-/// CR4.FRED, bit 32.
-const FRED: u64 = 1 << 32;
 /// Vectors of "other event" with FRED: 1 is SYSCALL, 2 is SYSENTER.
 const FRED_EVENTS: u8 = 2;
 
@@ -39,7 +36,7 @@ fn vector_fits_type(state: &State<'_>) -> bool {
     match state.event.event_type() {
         EventType::NMI => vector == Vector::NMI,
         EventType::HARDWARE_EXCEPTION => vector <= 31,
-        EventType::OTHER_EVENT if state.get(Field::GUEST_CR4) & FRED != 0 => vector <= FRED_EVENTS,
+        EventType::OTHER_EVENT if state.get(Field::GUEST_CR4) & CR4_FRED != 0 => vector <= FRED_EVENTS,
         EventType::OTHER_EVENT => vector == 0,
         _ => true,
     }
@@ -53,7 +50,7 @@ fn vector_has_error_code(vector: u8) -> bool {
 /// Whether the guest is in protected mode as far as error codes go.
 fn protected(state: &State<'_>) -> bool {
     let unrestricted = state.secondary.contains(SecondaryProcessorBased::UNRESTRICTED_GUEST);
-    !unrestricted || state.get(Field::GUEST_CR0) & PROTECTION_ENABLE != 0
+    !unrestricted || state.get(Field::GUEST_CR0) & CR0_PE != 0
 }
 
 /// Whether VM entry advances RIP by the VM-entry instruction length.

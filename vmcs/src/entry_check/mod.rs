@@ -33,8 +33,10 @@ mod entry_controls;
 mod environment;
 mod execution_controls;
 mod exit_controls;
+mod host;
 mod rule;
 mod state;
+mod values;
 
 pub use environment::{EntryInstruction, Environment, LaunchState, NoPlatform, Platform};
 pub use rule::{Group, Outcome, Rule, Violation};
@@ -44,7 +46,8 @@ use crate::capability::Capabilities;
 use state::State;
 
 /// Every rule, in the order of the checks.
-pub static GROUPS: &[&[Group]] = &[basic::GROUPS, execution_controls::GROUPS, exit_controls::GROUPS, entry_controls::GROUPS];
+pub static GROUPS: &[&[Group]] =
+    &[basic::GROUPS, execution_controls::GROUPS, exit_controls::GROUPS, entry_controls::GROUPS, host::GROUPS];
 
 /// Checks the VMCS as VMLAUNCH or VMRESUME would.
 ///

@@ -1,6 +1,7 @@
 //! The fields of a VMCS as the rules see them, read once.
 
 use super::environment::Environment;
+use super::values::CR4_LA57;
 use crate::access::VmcsAccess;
 use crate::capability::Capabilities;
 use crate::controls::{
@@ -122,14 +123,30 @@ impl<'a> State<'a> {
         value & (self.beyond_physical_width() | (alignment - 1))
     }
 
-    /// Whether bits 63 to the processor's linear-address width less one are identical.
+    /// The bits that CR3 cannot have.
+    pub fn beyond_cr3(&self) -> u64 {
+        let masking = if self.environment.linear_address_masking { 3 << 61 } else { 0 };
+        u64::MAX.checked_shl(self.environment.physical_address_width).unwrap_or(0) & !masking
+    }
+
+    /// Whether all bits of an address from the processor's linear-address width on equal the one below.
     pub fn is_canonical(&self, address: u64) -> bool {
-        let unused = 64_u32.saturating_sub(self.environment.linear_address_width).min(63);
-        (address.cast_signed() << unused) >> unused == address.cast_signed()
+        is_canonical(address, self.environment.linear_address_width)
+    }
+
+    /// As [`State::is_canonical`], for the paging mode that this value of CR4 chooses.
+    pub fn is_canonical_for(&self, address: u64, cr4: u64) -> bool {
+        let width = if cr4 & CR4_LA57 != 0 { 57 } else { 48 };
+        is_canonical(address, width.min(self.environment.linear_address_width))
     }
 
     /// Whether the guest is in IA-32e mode after the entry.
     pub fn ia32e_guest(&self) -> bool {
         self.entry.contains(Entry::IA_32E_MODE_GUEST)
     }
+}
+
+fn is_canonical(address: u64, width: u32) -> bool {
+    let unused = 64_u32.saturating_sub(width).min(63);
+    (address.cast_signed() << unused) >> unused == address.cast_signed()
 }

@@ -1,6 +1,7 @@
 //! One negative test a rule: a valid entry, one thing mutated, and the rule that must be the first to notice.
 
 mod controls;
+mod host;
 
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -224,7 +225,7 @@ type Mutation = (&'static str, fn(&mut Case));
 
 /// Every mutation of the test tables.
 fn mutations() -> Box<dyn Iterator<Item = &'static Mutation>> {
-    Box::new(controls::MUTATIONS.iter())
+    Box::new(controls::MUTATIONS.iter().chain(host::MUTATIONS))
 }
 
 fn all_rules() -> impl Iterator<Item = (&'static Group, &'static Rule)> {
