@@ -104,8 +104,7 @@ pub(super) static GROUPS: &[Group] = &[
         "entry.event.length.zero", [VM_ENTRY_INSTRUCTION_LENGTH], "must not be 0 unless IA32_VMX_MISC[30] is 1",
             |s, value| unless(value != 0 || s.capabilities.misc().zero_length_injection(), 0);
     }),
-    group!(SECTION, Outcome::CONTROLS, "with a VM-entry MSR-load count above 0", |s| s.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0,
-        [VM_ENTRY_MSR_LOAD_ADDRESS], {
+    group!(SECTION, Outcome::CONTROLS, "with a VM-entry MSR-load count above 0", |s| s.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0, [], {
         "entry.msr-load.address", [VM_ENTRY_MSR_LOAD_ADDRESS], AREA,
             |s, value| bits(s.misplaced_bits(Field::VM_ENTRY_MSR_LOAD_ADDRESS, value));
         "entry.msr-load.end", [VM_ENTRY_MSR_LOAD_ADDRESS VM_ENTRY_MSR_LOAD_COUNT], AREA_END,

@@ -2,7 +2,8 @@
 
 /// Memory and MSRs, as VM entry would meet them.
 pub trait Platform {
-    /// Eight bytes at a physical address that is a multiple of 8, or `None` if no memory answers there (reads then give all ones).
+    /// Eight bytes at a physical address that is a multiple of 8, or `None` if it isn't known what stands there: rules about it are then
+    /// not judged. Where no memory answers a processor reads all ones.
     fn read_memory(&self, physical_address: u64) -> Option<u64>;
 
     /// Whether WRMSR at CPL 0 would take this value: a VM entry that loads it from the MSR-load area then succeeds too.
@@ -11,7 +12,7 @@ pub trait Platform {
 
 /// A platform without memory, whose MSRs take every value: for a VMCS dump, where nothing else is known.
 ///
-/// Rules that look into memory are then judged as if nothing answered.
+/// Rules that look into memory are then not judged.
 #[derive(Debug, Clone, Copy)]
 pub struct NoPlatform;
 

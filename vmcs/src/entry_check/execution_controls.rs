@@ -40,7 +40,7 @@ fn tpr_shadow(state: &State<'_>) -> bool {
     state.primary.contains(Primary::USE_TPR_SHADOW)
 }
 
-/// Bits 7:4 of the virtual TPR, byte 80H of the virtual-APIC page. All ones where no memory answers: then the threshold isn't above it.
+/// Bits 7:4 of the virtual TPR, byte 80H of the virtual-APIC page. All ones where memory isn't known: then the threshold isn't above it.
 fn virtual_tpr(state: &State<'_>) -> u64 {
     let page = state.get(Field::VIRTUAL_APIC_ADDRESS) & !0xfff;
     (state.environment.platform.read_memory(page.wrapping_add(0x80)).unwrap_or(u64::MAX) >> 4) & 15

@@ -28,12 +28,17 @@
 //! # Ok::<(), vmcs::capability::MissingMsr>(())
 //! ```
 
+mod access_rights;
 mod basic;
 mod entry_controls;
 mod environment;
 mod execution_controls;
 mod exit_controls;
+mod guest_registers;
+mod guest_segments;
+mod guest_state;
 mod host;
+mod msr_loading;
 mod rule;
 mod state;
 mod values;
@@ -46,8 +51,17 @@ use crate::capability::Capabilities;
 use state::State;
 
 /// Every rule, in the order of the checks.
-pub static GROUPS: &[&[Group]] =
-    &[basic::GROUPS, execution_controls::GROUPS, exit_controls::GROUPS, entry_controls::GROUPS, host::GROUPS];
+pub static GROUPS: &[&[Group]] = &[
+    basic::GROUPS,
+    execution_controls::GROUPS,
+    exit_controls::GROUPS,
+    entry_controls::GROUPS,
+    host::GROUPS,
+    guest_registers::GROUPS,
+    guest_segments::GROUPS,
+    guest_state::GROUPS,
+    msr_loading::GROUPS,
+];
 
 /// Checks the VMCS as VMLAUNCH or VMRESUME would.
 ///

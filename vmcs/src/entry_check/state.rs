@@ -36,7 +36,7 @@ pub(super) struct State<'a> {
 pub(super) const READ_AT_ONCE: &[Field] = &[
     Field::PIN_BASED_VM_EXECUTION_CONTROLS, Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, Field::PRIMARY_VM_EXIT_CONTROLS,
     Field::VM_ENTRY_CONTROLS, Field::VM_ENTRY_INTERRUPTION_INFORMATION, Field::CR3_TARGET_COUNT, Field::VM_EXIT_MSR_STORE_COUNT,
-    Field::VM_EXIT_MSR_LOAD_COUNT, Field::VM_ENTRY_MSR_LOAD_COUNT,
+    Field::VM_EXIT_MSR_LOAD_COUNT, Field::VM_ENTRY_MSR_LOAD_COUNT, Field::VM_ENTRY_MSR_LOAD_ADDRESS,
     Field::HOST_CR0, Field::HOST_CR3, Field::HOST_CR4, Field::HOST_RIP,
     Field::GUEST_CR0, Field::GUEST_CR3, Field::GUEST_CR4, Field::GUEST_RIP, Field::GUEST_RFLAGS,
     Field::GUEST_ES_SELECTOR, Field::GUEST_CS_SELECTOR, Field::GUEST_SS_SELECTOR, Field::GUEST_DS_SELECTOR, Field::GUEST_FS_SELECTOR,
@@ -44,7 +44,7 @@ pub(super) const READ_AT_ONCE: &[Field] = &[
     Field::GUEST_ES_ACCESS_RIGHTS, Field::GUEST_CS_ACCESS_RIGHTS, Field::GUEST_SS_ACCESS_RIGHTS, Field::GUEST_DS_ACCESS_RIGHTS,
     Field::GUEST_FS_ACCESS_RIGHTS, Field::GUEST_GS_ACCESS_RIGHTS, Field::GUEST_LDTR_ACCESS_RIGHTS, Field::GUEST_TR_ACCESS_RIGHTS,
     Field::GUEST_INTERRUPTIBILITY_STATE, Field::GUEST_ACTIVITY_STATE, Field::GUEST_PENDING_DEBUG_EXCEPTIONS,
-    Field::VMCS_LINK_POINTER,
+    Field::GUEST_IA32_DEBUGCTL, Field::VMCS_LINK_POINTER,
 ];
 
 impl<'a> State<'a> {
@@ -138,6 +138,12 @@ impl<'a> State<'a> {
     pub fn is_canonical_for(&self, address: u64, cr4: u64) -> bool {
         let width = if cr4 & CR4_LA57 != 0 { 57 } else { 48 };
         is_canonical(address, width.min(self.environment.linear_address_width))
+    }
+
+    /// Whether all bits of an address from the processor's linear-address width on are identical. The bit below may differ: RIP and SSP
+    /// of a guest need not be canonical.
+    pub fn fits_linear_width(&self, address: u64) -> bool {
+        is_canonical(address, self.environment.linear_address_width.saturating_add(1))
     }
 
     /// Whether the guest is in IA-32e mode after the entry.

@@ -11,6 +11,7 @@ mod blocking;
 mod information;
 mod reinjection;
 
+pub(crate) use blocking::activity_takes;
 pub use blocking::{ActivityState, InjectionBlocked, Interruptibility, RFLAGS_IF, external_interrupt_allowed, may_inject};
 pub use information::{EventType, InterruptionInformation, Vector};
 pub use reinjection::{Injection, reinjection};

@@ -1,7 +1,9 @@
 //! One negative test a rule: a valid entry, one thing mutated, and the rule that must be the first to notice.
 
 mod controls;
+mod guest;
 mod host;
+mod segments;
 
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -221,11 +223,12 @@ const VALID: &[(Field, u64)] = &[
     (Field::GUEST_GDTR_LIMIT, 0xffff), (Field::GUEST_IDTR_LIMIT, 0xfff),
 ];
 
-type Mutation = (&'static str, fn(&mut Case));
+type Mutate = fn(&mut Case);
+type Mutation = (&'static str, Mutate);
 
 /// Every mutation of the test tables.
 fn mutations() -> Box<dyn Iterator<Item = &'static Mutation>> {
-    Box::new(controls::MUTATIONS.iter().chain(host::MUTATIONS))
+    Box::new(controls::MUTATIONS.iter().chain(host::MUTATIONS).chain(guest::MUTATIONS).chain(segments::mutations()))
 }
 
 fn all_rules() -> impl Iterator<Item = (&'static Group, &'static Rule)> {
@@ -297,4 +300,57 @@ fn each_single_control_is_accepted_where_nothing_speaks_against_it() {
         (29, "execution.secondary.allowed"),
     ];
     assert_eq!(broken, expected);
+}
+
+/// Fills every field with something, unless a rule or the control words hold it.
+fn scramble(vmcs: &SoftwareVmcs, kept: &[Field], mut seed: u64) -> SoftwareVmcs {
+    let mut scrambled = vmcs.clone();
+    for row in FIELDS.iter().filter(|row| row.kind != Kind::ReadOnly && !kept.contains(&row.field)) {
+        // Knuth's multiplicative generator: any values that differ from before will do.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        scrambled.set(row.field, seed ^ (seed >> 29));
+    }
+    scrambled
+}
+
+#[test]
+fn a_rule_depends_on_no_field_but_those_it_names() {
+    let control_words = [
+        Field::PIN_BASED_VM_EXECUTION_CONTROLS,
+        Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+        Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+        Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+        Field::PRIMARY_VM_EXIT_CONTROLS,
+        Field::SECONDARY_VM_EXIT_CONTROLS,
+        Field::VM_ENTRY_CONTROLS,
+    ];
+    for (round, (_, mutate)) in (0..).zip(mutations().step_by(16)) {
+        let mut case = Case::valid();
+        mutate(&mut case);
+        let capabilities = Capabilities::read(|number| case.msrs.get(&number).copied()).expect("every MSR is there");
+        let machine = Machine { memory: case.memory.clone(), refused_msrs: case.refused_msrs.clone() };
+        let environment = Environment { platform: &machine, ..case.environment };
+        for (_, rule) in all_rules() {
+            let kept: Vec<Field> = rule.fields.iter().chain(&control_words).copied().collect();
+            let verdict = |mut vmcs: SoftwareVmcs| {
+                let mut state = State::read(&mut vmcs, &capabilities, &environment);
+                let every: Vec<Field> = FIELDS.iter().map(|row| row.field).collect();
+                state.fetch(&mut vmcs, &every);
+                (rule.broken)(&state, rule.fields.first().map_or(0, |field| state.get(*field)))
+            };
+            let scrambled = scramble(&case.vmcs, &kept, round);
+            assert_eq!(verdict(case.vmcs.clone()), verdict(scrambled), "{} looks at a field it doesn't name", rule.id);
+        }
+    }
+}
+
+#[test]
+fn text_names_fields_values_section_and_outcome() {
+    let mut case = Case::valid();
+    case.set(Field::GUEST_CS_ACCESS_RIGHTS, 0xe09b);
+    let lines: Vec<_> = case.violations().iter().map(ToString::to_string).collect();
+    let expected = "GUEST_CS_ACCESS_RIGHTS = 0xe09b: bit 14 (D/B) must be 0 in a 64-bit code segment (\"IA-32e mode guest\" and L) \
+                    (outside virtual-8086 mode); offending 0x4000; SDM 3C 26.3.1.2 \"Checks on Guest Segment Registers\" \
+                    [guest.cs.operation-size] -> exit reason 0x80000021 qualification 0";
+    assert_eq!(lines, [expected]);
 }
