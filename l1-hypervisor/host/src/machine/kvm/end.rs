@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn words_name_the_cause_and_the_place() {
         let registers = Box::new((kvm_regs { rip: 0x20_1234, ..kvm_regs::default() }, kvm_sregs::default()));
-        let data = vec![1, 0x6f_0f66_03, 0];
+        let data = vec![1, u64::from_le_bytes([3, 0x66, 0x0f, 0x6f, 0, 0, 0, 0]), 0];
         let end = End { cause: EndCause::InternalError { suberror: 1, data }, registers: Some(registers) };
         let text = end.to_string();
         assert!(text.contains("suberror 1: an instruction that KVM cannot emulate; its bytes begin with 66 0f 6f\n"), "{text}");
