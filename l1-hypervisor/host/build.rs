@@ -31,7 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         inputs.extend(dependencies(&built.join(format!("{name}.d")))?);
         let text = fs::read_to_string(&source)?;
         let description = first_doc_line(&text);
-        writeln!(table, "BuiltIn {{ name: {name:?}, description: {description:?}, elf: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.elf\")) }},")?;
+        writeln!(
+            table,
+            "BuiltIn {{ name: {name:?}, description: {description:?}, elf: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.elf\")) }},"
+        )?;
     }
     table.push(']');
     fs::write(out.join("guests.rs"), table)?;

@@ -64,12 +64,15 @@ mod tests {
 
     /// The capability MSRs of Bochs's models, as far as they matter here.
     fn capabilities(secondary: u64) -> Capabilities {
-        Capabilities::read(|number| Some(match number {
-            vmcs::msr::IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
-            vmcs::msr::IA32_VMX_PROCBASED_CTLS | vmcs::msr::IA32_VMX_TRUE_PROCBASED_CTLS => 0xf7f9_fffe_0400_6172,
-            vmcs::msr::IA32_VMX_PROCBASED_CTLS2 => secondary << 32,
-            _ => 0,
-        })).expect("all MSRs are given")
+        Capabilities::read(|number| {
+            Some(match number {
+                vmcs::msr::IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
+                vmcs::msr::IA32_VMX_PROCBASED_CTLS | vmcs::msr::IA32_VMX_TRUE_PROCBASED_CTLS => 0xf7f9_fffe_0400_6172,
+                vmcs::msr::IA32_VMX_PROCBASED_CTLS2 => secondary << 32,
+                _ => 0,
+            })
+        })
+        .expect("all MSRs are given")
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The VM-execution, VM-exit and VM-entry controls as typed bit sets.
 //!
-//! Source: SDM 3C 25.6 "VM-Execution Control Fields", 25.7 "VM-Exit Control Fields", 25.8 "VM-Entry Control Fields".
+//! Source: SDM 3C 24.6 "VM-Execution Control Fields", 24.7 "VM-Exit Control Fields", 24.8 "VM-Entry Control Fields".
 //! The sets are open: bits without a name here (reserved bits that must be 1, controls newer than this crate) are kept as they are,
 //! so `from_bits_retain` and `bits` are exact inverses.
 
@@ -36,7 +36,7 @@ macro_rules! controls {
 }
 
 controls! {
-    /// SDM 3C 25.6.1 "Pin-Based VM-Execution Controls".
+    /// SDM 3C 24.6.1 "Pin-Based VM-Execution Controls".
     PinBased: u32 {
         0 EXTERNAL_INTERRUPT_EXITING "External-interrupt exiting";
         3 NMI_EXITING "NMI exiting";
@@ -45,7 +45,7 @@ controls! {
         7 PROCESS_POSTED_INTERRUPTS "Process posted interrupts";
     }
 
-    /// SDM 3C 25.6.2 "Processor-Based VM-Execution Controls", primary.
+    /// SDM 3C 24.6.2 "Processor-Based VM-Execution Controls", primary.
     PrimaryProcessorBased: u32 {
         2 INTERRUPT_WINDOW_EXITING "Interrupt-window exiting";
         3 USE_TSC_OFFSETTING "Use TSC offsetting";
@@ -71,7 +71,7 @@ controls! {
         31 ACTIVATE_SECONDARY_CONTROLS "Activate secondary controls";
     }
 
-    /// SDM 3C 25.6.2 "Processor-Based VM-Execution Controls", secondary.
+    /// SDM 3C 24.6.2 "Processor-Based VM-Execution Controls", secondary.
     SecondaryProcessorBased: u32 {
         0 VIRTUALIZE_APIC_ACCESSES "Virtualize APIC accesses";
         1 ENABLE_EPT "Enable EPT";
@@ -107,7 +107,7 @@ controls! {
         31 INSTRUCTION_TIMEOUT "Instruction timeout";
     }
 
-    /// SDM 3C 25.6.2 "Processor-Based VM-Execution Controls", tertiary.
+    /// SDM 3C 24.6.2 "Processor-Based VM-Execution Controls", tertiary.
     TertiaryProcessorBased: u64 {
         0 LOADIWKEY_EXITING "LOADIWKEY exiting";
         1 ENABLE_HLAT "Enable HLAT";
@@ -119,7 +119,7 @@ controls! {
         8 APIC_TIMER_VIRTUALIZATION "APIC-timer virtualization";
     }
 
-    /// SDM 3C 25.7.1 "VM-Exit Controls", primary.
+    /// SDM 3C 24.7.1 "VM-Exit Controls", primary.
     PrimaryExit: u32 {
         2 SAVE_DEBUG_CONTROLS "Save debug controls";
         9 HOST_ADDRESS_SPACE_SIZE "Host address-space size";
@@ -141,7 +141,7 @@ controls! {
         31 ACTIVATE_SECONDARY_CONTROLS "Activate secondary controls";
     }
 
-    /// SDM 3C 25.7.1 "VM-Exit Controls", secondary.
+    /// SDM 3C 24.7.1 "VM-Exit Controls", secondary.
     SecondaryExit: u64 {
         0 SAVE_IA32_FRED "Save IA32_FRED";
         1 LOAD_IA32_FRED "Load IA32_FRED";
@@ -149,7 +149,7 @@ controls! {
         3 PREMATURELY_BUSY_SHADOW_STACK "Prematurely busy shadow stack";
     }
 
-    /// SDM 3C 25.8.1 "VM-Entry Controls".
+    /// SDM 3C 24.8.1 "VM-Entry Controls".
     Entry: u32 {
         2 LOAD_DEBUG_CONTROLS "Load debug controls";
         9 IA_32E_MODE_GUEST "IA-32e mode guest";
@@ -169,7 +169,7 @@ controls! {
         24 LOAD_IA32_SPEC_CTRL "Load IA32_SPEC_CTRL";
     }
 
-    /// SDM 3C 25.6.14 "VM-Function Controls".
+    /// SDM 3C 24.6.14 "VM-Function Controls".
     VmFunctions: u64 {
         0 EPTP_SWITCHING "EPTP switching";
     }

@@ -14,7 +14,7 @@ macro_rules! msrs {
 msrs! {
     0x0000_0010 IA32_TIME_STAMP_COUNTER "Time-stamp counter.";
     0x0000_001b IA32_APIC_BASE "Base address and mode of the local APIC.";
-    0x0000_003a IA32_FEATURE_CONTROL "Lock, and VMXON inside and outside SMX. SDM 3C 24.7 \"Enabling and Entering VMX Operation\".";
+    0x0000_003a IA32_FEATURE_CONTROL "Lock, and VMXON inside and outside SMX. SDM 3C 23.7 \"Enabling and Entering VMX Operation\".";
     0x0000_003b IA32_TSC_ADJUST "Per-processor addition to the time-stamp counter.";
     0x0000_0048 IA32_SPEC_CTRL "Speculation control.";
     0x0000_0079 IA32_BIOS_UPDT_TRIG "Trigger of a microcode update; may not be in a VM-entry MSR-load area.";

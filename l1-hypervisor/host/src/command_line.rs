@@ -47,8 +47,7 @@ pub enum Command {
 pub struct RunArguments {
     /// Name of a built-in guest, or a file
     pub guest: String,
-    /// Arguments for the guest (its command line)
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Arguments for the guest (its command line); those that begin with a hyphen come after `--`
     pub arguments: Vec<String>,
     /// Machine that L1 boots on
     #[arg(long, value_enum, default_value_t, env = "L1_MACHINE")]
@@ -93,6 +92,35 @@ pub struct RunArguments {
     #[arg(long, short)]
     pub quiet: bool,
 }
+
+impl Default for RunArguments {
+    /// What the command line gives without options.
+    fn default() -> Self {
+        Self {
+            guest: String::new(),
+            arguments: Vec::new(),
+            machine: MachineChoice::default(),
+            cpu: None,
+            memory: MEMORY,
+            shadowing: ShadowingChoice::default(),
+            trace: TraceChoice::default(),
+            trace_out: None,
+            stats: false,
+            intercept: Vec::new(),
+            intercept_exceptions: Vec::new(),
+            timeout: TIMEOUT,
+            initrd: None,
+            append: None,
+            load_at: None,
+            quiet: false,
+        }
+    }
+}
+
+/// The guest's memory unless the user says otherwise, in bytes.
+const MEMORY: u64 = 256 << 20;
+/// The time limit unless the user says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, Args)]

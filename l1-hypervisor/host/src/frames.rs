@@ -1,10 +1,18 @@
 //! Takes frames out of the byte stream that L1 sends.
 //!
-//! What comes before the opening is the machine's own chatter and is skipped. After it, a byte that is not the start
-//! of a frame means that the stream is damaged; that is reported once, with its place, and the rest is not trusted.
+//! What comes before the opening is the machine's own chatter and is skipped, and so are lines of Bochs's debugger
+//! between two frames. Any other byte that is not the start of a frame means that the stream is damaged; that is
+//! reported once, with its place, and the rest is not trusted.
 
 use l1_protocol::frame::{FRAME_MARK, FrameKind, HEADER, OPENING};
 use thiserror::Error;
+
+/// Bytes of a damaged place that are shown.
+const SHOWN: usize = 300;
+
+/// What a line starts with that Bochs's debugger prints when it stops. It stops at every triple fault, a guest's too,
+/// and is told to go on (see `machine::bochs::process`).
+const DEBUGGER_LINE: &[u8] = b"(0)";
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,15 +24,15 @@ pub struct Frame {
 }
 
 /// The stream is damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// No frame starts where one must.
-    #[error("byte {offset} of L1's stream is {found:#04x}, a frame must start with {FRAME_MARK:#04x}")]
+    #[error("byte {offset} of L1's stream starts no frame; there stands: {found}")]
     Mark {
         /// Bytes since the opening.
         offset: u64,
-        /// The byte found.
-        found: u8,
+        /// What stands there instead, as text: often a last message of the machine.
+        found: String,
     },
     /// The kind is unknown.
     #[error("frame at byte {offset} of L1's stream has the unknown kind {kind}")]
@@ -80,6 +88,10 @@ impl FrameReader {
             self.pending.drain(..self.pending.len() - keep);
             return Ok(None);
         }
+        while self.pending.starts_with(DEBUGGER_LINE) {
+            let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
+            self.pending.drain(..=end);
+        }
         if OPENING.starts_with(&self.pending) || self.pending.len() < HEADER {
             return Ok(None);
         }
@@ -88,7 +100,8 @@ impl FrameReader {
         let offset = self.offset;
         if mark != FRAME_MARK {
             self.damaged = true;
-            return Err(FrameError::Mark { offset, found: mark });
+            let shown = &self.pending[..self.pending.len().min(SHOWN)];
+            return Err(FrameError::Mark { offset, found: String::from_utf8_lossy(shown).escape_debug().to_string() });
         }
         let Some(kind) = FrameKind::from_byte(kind) else {
             self.damaged = true;
@@ -125,8 +138,13 @@ mod tests {
 
     #[test]
     fn frames_arrive_whole_whatever_the_pieces() {
-        let stream =
-            [b"chatter \n<l1-hyp".as_slice(), OPENING, &frame(FrameKind::Console, b"hello"), &frame(FrameKind::Trace, &[0xa5; 9])].concat();
+        let stream = [
+            b"chatter \n<l1-hyp".as_slice(),
+            OPENING,
+            &frame(FrameKind::Console, b"hello"),
+            &frame(FrameKind::Trace, &[0xa5; 9]),
+        ]
+        .concat();
         for size in 1..stream.len() {
             let mut reader = FrameReader::new();
             let mut frames = Vec::new();
@@ -150,10 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_the_debugger_are_skipped() {
+        let mut reader = FrameReader::new();
+        reader.push(&[OPENING, b"(0).[451309] [0x21010de] 0010:1010de: ud2"].concat());
+        assert_eq!(reader.next_frame(), Ok(None));
+        reader.push(&[b"\n", frame(FrameKind::Console, b"a").as_slice()].concat());
+        assert_eq!(reader.next_frame().unwrap().unwrap().kind, FrameKind::Console);
+    }
+
+    #[test]
     fn damage_is_reported_once() {
         let mut reader = FrameReader::new();
         reader.push(&[OPENING, b"garbage"].concat());
-        assert!(matches!(reader.next_frame(), Err(FrameError::Mark { offset: 0, found: b'g' })));
+        assert!(matches!(reader.next_frame(), Err(FrameError::Mark { offset: 0, found }) if found == "garbage"));
         reader.push(&frame(FrameKind::Console, b"later"));
         let mut reader = FrameReader::new();
         reader.push(&[OPENING, &[FRAME_MARK, 99, 0, 0]].concat());

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use l1_protocol::boot::{BootInformation, SEGMENTS, Segment};
 use l1_protocol::memory_map::{
-    BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE, L1_MEMORY_MINIMUM,
-    MEMORY_END, PAGE_SIZE,
+    BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE,
+    L1_MEMORY_MINIMUM, MEMORY_END, PAGE_SIZE,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};

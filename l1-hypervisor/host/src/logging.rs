@@ -47,7 +47,10 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
         None => BoxMakeWriter::new(io::stderr),
     };
     let exits: Option<Box<dyn Layer<_> + Send + Sync>> = events.map(|format| {
-        let layer = fmt::layer().with_writer(writer).without_time().with_ansi(!to_file && std::io::IsTerminal::is_terminal(&io::stderr()));
+        let layer = fmt::layer()
+            .with_writer(writer)
+            .without_time()
+            .with_ansi(!to_file && std::io::IsTerminal::is_terminal(&io::stderr()));
         let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
             EventFormat::Pretty => layer.boxed(),
             EventFormat::Json => layer.json().with_current_span(false).with_span_list(false).boxed(),

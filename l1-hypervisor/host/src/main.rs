@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use l1_hypervisor::command::{exit_code, guests, run};
+use l1_hypervisor::command::{bench, exit_code, guests, run};
 use l1_hypervisor::command_line::{Command, CommandLine};
 use l1_hypervisor::session::INTERRUPTED;
 use l1_protocol::end::ExitStatus;
@@ -29,7 +29,14 @@ fn main() -> ExitCode {
                 exit_code(ExitStatus::Usage)
             }
         },
-        Command::Doctor(_) | Command::Bench(_) => {
+        Command::Bench(arguments) => match bench::bench(&arguments) {
+            Ok(status) => exit_code(status),
+            Err(error) => {
+                eprintln!("error: {error}");
+                exit_code(error.exit_status())
+            }
+        },
+        Command::Doctor(_) => {
             eprintln!("error: not there yet");
             exit_code(ExitStatus::Usage)
         }

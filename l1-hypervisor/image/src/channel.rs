@@ -23,8 +23,14 @@ const CONSOLE: usize = 256;
 enum Machine {
     /// Not known yet. The first variant, so that a channel that was not opened is all zero and lies in .bss.
     Unknown,
-    Bochs { console: Port, shutdown: Port },
-    Kvm { doorbell: Port, end: Port },
+    Bochs {
+        console: Port,
+        shutdown: Port,
+    },
+    Kvm {
+        doorbell: Port,
+        end: Port,
+    },
 }
 
 /// The channel. Console output and frames keep their order.

@@ -94,24 +94,24 @@ const fn control(cr4_bit: u32, leaf: u32, register: Register, feature: u32) -> C
 }
 
 const CONTROL_BITS: &[ControlBit] = &[
-    control(0, 1, Register::Edx, 1),    // VME
-    control(1, 1, Register::Edx, 1),    // PVI
-    control(2, 1, Register::Edx, 4),    // TSD
-    control(3, 1, Register::Edx, 2),    // DE
-    control(4, 1, Register::Edx, 3),    // PSE
-    control(5, 1, Register::Edx, 6),    // PAE
-    control(6, 1, Register::Edx, 0),    // MCE: without MCA the bit does nothing; every guest kernel may set it
-    control(7, 1, Register::Edx, 13),   // PGE
-    control(8, 1, Register::Edx, 0),    // PCE
-    control(9, 1, Register::Edx, 24),   // OSFXSR
-    control(10, 1, Register::Edx, 25),  // OSXMMEXCPT
-    control(11, 7, Register::Ecx, 2),   // UMIP
-    control(16, 7, Register::Ebx, 0),   // FSGSBASE
-    control(17, 1, Register::Ecx, 17),  // PCIDE
-    control(18, 1, Register::Ecx, 26),  // OSXSAVE
-    control(20, 7, Register::Ebx, 7),   // SMEP
-    control(21, 7, Register::Ebx, 20),  // SMAP
-    control(22, 7, Register::Ecx, 3),   // PKE
+    control(0, 1, Register::Edx, 1),   // VME
+    control(1, 1, Register::Edx, 1),   // PVI
+    control(2, 1, Register::Edx, 4),   // TSD
+    control(3, 1, Register::Edx, 2),   // DE
+    control(4, 1, Register::Edx, 3),   // PSE
+    control(5, 1, Register::Edx, 6),   // PAE
+    control(6, 1, Register::Edx, 0),   // MCE: without MCA the bit does nothing; every guest kernel may set it
+    control(7, 1, Register::Edx, 13),  // PGE
+    control(8, 1, Register::Edx, 0),   // PCE
+    control(9, 1, Register::Edx, 24),  // OSFXSR
+    control(10, 1, Register::Edx, 25), // OSXMMEXCPT
+    control(11, 7, Register::Ecx, 2),  // UMIP
+    control(16, 7, Register::Ebx, 0),  // FSGSBASE
+    control(17, 1, Register::Ecx, 17), // PCIDE
+    control(18, 1, Register::Ecx, 26), // OSXSAVE
+    control(20, 7, Register::Ebx, 7),  // SMEP
+    control(21, 7, Register::Ebx, 20), // SMAP
+    control(22, 7, Register::Ecx, 3),  // PKE
 ];
 
 /// Bit 18 of CR4, shown in CPUID.1:ECX[27].
@@ -178,7 +178,7 @@ impl Features {
     }
 
     /// What the guest gets for a leaf. `cr4` is the CR4 it has set, which shows in leaf 1 only.
-    #[inline]
+    #[inline(always)]
     pub fn answer(&self, platform: &mut impl Platform, leaf: u32, subleaf: u32, cr4: u64) -> CpuidResult {
         if leaf & 0xf000_0000 == HYPERVISOR_LEAF {
             return hypervisor_leaf(leaf);
@@ -199,6 +199,7 @@ impl Features {
         answer
     }
 
+    #[inline(never)]
     fn hide(&self, answer: &mut CpuidResult, leaf: u32, subleaf: u32, cr4: u64) {
         // Leaf 7 has hidden sub-leaves, leaf 0xd sub-leaves for states that XCR0 cannot enable.
         if leaf == 7 && subleaf != 0 || leaf == 0xd && subleaf > 1 && self.extended_control >> subleaf.min(63) & 1 == 0 {
@@ -241,7 +242,8 @@ fn hypervisor_leaf(leaf: u32) -> CpuidResult {
     if leaf != HYPERVISOR_LEAF {
         return CpuidResult::default();
     }
-    let [b, c, d] = [0, 4, 8].map(|at| u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]]));
+    let [b, c, d] =
+        [0, 4, 8].map(|at| u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]]));
     CpuidResult { eax: HYPERVISOR_LEAF, ebx: b, ecx: c, edx: d }
 }
 

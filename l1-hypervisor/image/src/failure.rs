@@ -49,7 +49,14 @@ pub extern "sysv64" fn unexpected_exception(frame: &ExceptionFrame) -> ! {
     let ExceptionFrame { vector, error_code, rip, .. } = *frame;
     report_bug(format_args!("exception {vector} (error code {error_code:#x}) at {rip:#x}"), |out| {
         writeln!(out)?;
-        writeln!(out, "cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}", processor::read_cr0(), processor::read_cr2(), processor::read_cr3(), processor::read_cr4())?;
+        writeln!(
+            out,
+            "cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
+            processor::read_cr0(),
+            processor::read_cr2(),
+            processor::read_cr3(),
+            processor::read_cr4()
+        )?;
         let f = frame;
         writeln!(out, "rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x}", f.rax, f.rbx, f.rcx, f.rdx)?;
         writeln!(out, "rsi {:#x} rdi {:#x} rbp {:#x} rsp {:#x}", f.rsi, f.rdi, f.rbp, f.rsp)?;

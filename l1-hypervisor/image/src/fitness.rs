@@ -1,8 +1,8 @@
 //! Whether the processor has what L1 needs, and if not, what is missing and why that matters.
 
+use thiserror::Error;
 use vmcs::capability::{Capabilities, EptVpid};
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased, SecondaryProcessorBased};
-use thiserror::Error;
 
 /// IA32_FEATURE_CONTROL (SDM 3C 24.7 "Enabling and Entering VMX Operation").
 pub mod feature_control {
@@ -53,7 +53,8 @@ pub const fn feature_control_to_write(current: u64) -> Result<Option<u64>, Unfit
 /// The first one that is missing.
 pub fn check(capabilities: &Capabilities) -> Result<(), Unfit> {
     let secondary = |control| {
-        capabilities.supports_primary(PrimaryProcessorBased::ACTIVATE_SECONDARY_CONTROLS) && capabilities.supports_secondary(control)
+        capabilities.supports_primary(PrimaryProcessorBased::ACTIVATE_SECONDARY_CONTROLS)
+            && capabilities.supports_secondary(control)
     };
     let ept = |capability| capabilities.ept_vpid().contains(capability);
     let needs: &[(bool, &'static str, &'static str)] = &[
@@ -74,9 +75,21 @@ pub fn check(capabilities: &Capabilities) -> Result<(), Unfit> {
             "save VMX-preemption timer value",
             "timers",
         ),
-        (capabilities.supports_primary_exit(PrimaryExit::SAVE_IA32_EFER | PrimaryExit::LOAD_IA32_EFER), "load and save IA32_EFER", "long mode"),
-        (capabilities.supports_primary_exit(PrimaryExit::SAVE_IA32_PAT | PrimaryExit::LOAD_IA32_PAT), "load and save IA32_PAT", "memory types"),
-        (capabilities.supports_entry(Entry::LOAD_IA32_EFER | Entry::LOAD_IA32_PAT), "load IA32_EFER and IA32_PAT on entry", "long mode"),
+        (
+            capabilities.supports_primary_exit(PrimaryExit::SAVE_IA32_EFER | PrimaryExit::LOAD_IA32_EFER),
+            "load and save IA32_EFER",
+            "long mode",
+        ),
+        (
+            capabilities.supports_primary_exit(PrimaryExit::SAVE_IA32_PAT | PrimaryExit::LOAD_IA32_PAT),
+            "load and save IA32_PAT",
+            "memory types",
+        ),
+        (
+            capabilities.supports_entry(Entry::LOAD_IA32_EFER | Entry::LOAD_IA32_PAT),
+            "load IA32_EFER and IA32_PAT on entry",
+            "long mode",
+        ),
         (capabilities.misc().activity_state_hlt(), "activity state HLT", "waiting guests"),
         (capabilities.misc().exit_stores_long_mode_active(), "storing EFER.LMA on VM exit", "unrestricted guests"),
     ];

@@ -65,18 +65,27 @@ impl<'m> GuestMemory<'m> {
         }
     }
 
-    /// Reads a little-endian number of 8 bytes.
-    pub fn read_u64(&mut self, address: GuestPhysical) -> u64 {
-        let mut bytes = [0; 8];
+    /// Copies `N` bytes from the guest, without a loop where they are RAM.
+    #[inline]
+    pub fn read_array<const N: usize>(&mut self, address: GuestPhysical) -> [u8; N] {
+        if let Some(Ok(bytes)) = self.ram(address, N).map(|ram| <[u8; N]>::try_from(&*ram)) {
+            return bytes;
+        }
+        let mut bytes = [0; N];
         self.read(address, &mut bytes);
-        u64::from_le_bytes(bytes)
+        bytes
+    }
+
+    /// Reads a little-endian number of 8 bytes.
+    #[inline]
+    pub fn read_u64(&mut self, address: GuestPhysical) -> u64 {
+        u64::from_le_bytes(self.read_array(address))
     }
 
     /// Reads a little-endian number of 4 bytes.
+    #[inline]
     pub fn read_u32(&mut self, address: GuestPhysical) -> u32 {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes);
-        u32::from_le_bytes(bytes)
+        u32::from_le_bytes(self.read_array(address))
     }
 }
 

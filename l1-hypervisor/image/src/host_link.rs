@@ -15,6 +15,10 @@ use crate::device::Console;
 use crate::hardware::port::Port;
 use crate::vcpu::Host;
 
+/// Line control register, its bit that gives access to the divisor, and its value for 8 data bits.
+const LINE_CONTROL: u16 = BOCHS_INPUT + 3;
+const DIVISOR_LATCH: u8 = 0x80;
+const EIGHT_BITS: u8 = 0x03;
 /// Line status register of the 16550 and its bit "data ready".
 const LINE_STATUS: u16 = BOCHS_INPUT + 5;
 const DATA_READY: u8 = 1 << 0;
@@ -44,7 +48,13 @@ impl HostLink {
         } else {
             // SAFETY: the machine's serial line is L1's own, and reading it breaks nothing.
             let port = |number| unsafe { Port::new(number) };
-            Input::Serial { data: port(BOCHS_INPUT), status: port(LINE_STATUS), escaped: false }
+            // Bochs looks for input only once the rate has been set: divisor 1, then 8 data bits.
+            let (data, interrupts, line) = (port(BOCHS_INPUT), port(BOCHS_INPUT + 1), port(LINE_CONTROL));
+            line.write_u8(DIVISOR_LATCH);
+            data.write_u8(1);
+            interrupts.write_u8(0);
+            line.write_u8(EIGHT_BITS);
+            Input::Serial { data, status: port(LINE_STATUS), escaped: false }
         };
         Self { channel, input }
     }

@@ -1,11 +1,12 @@
 //! The loop of the virtual processor.
 
 use l1_protocol::end::EndReason;
+use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 
 use crate::exit::dispatch;
 use crate::exit::information::Exit;
-use crate::exit::{Action, End};
+use crate::exit::{Action, End, EndText};
 use crate::platform::{EntryFailure, Platform};
 use crate::recorder::{self, Recorder};
 use crate::vcpu::{Host, Vcpu};
@@ -21,7 +22,7 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
             return refused::<RECORD, P>(vcpu, recorder, failure);
         }
         let tsc = if RECORD { vcpu.platform.time_stamp_counter() } else { 0 };
-        *exits += 1;
+        *exits = exits.wrapping_add(1);
         let mut exit = Exit::read(&mut vcpu.platform);
         let record = RECORD.then(|| recorder::begin(vcpu, &mut exit, tsc));
         let action = dispatch::handle(vcpu, &mut exit);
@@ -31,13 +32,18 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
             let shown = if let Err(end) = result { Action::Stop(end) } else { action };
             recorder::finish(&mut record, &exit, shown, vcpu.injected(), now);
             recorder.ring.push(record);
-            send(recorder, &mut *vcpu.console, false);
+            send(recorder, &mut *vcpu.console, waits(&exit));
         }
         if let Err(end) = result {
             send(recorder, &mut *vcpu.console, true);
             return end;
         }
     }
+}
+
+/// Whether the guest waits or only the time passed: then what was recorded shall become visible.
+fn waits(exit: &Exit) -> bool {
+    matches!(exit.reason.basic(), BasicExitReason::HLT | BasicExitReason::VMX_PREEMPTION_TIMER_EXPIRED)
 }
 
 fn send(recorder: &mut Recorder, host: &mut dyn Host, all: bool) {
@@ -55,5 +61,5 @@ fn refused<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         EntryFailure::Invalid => (0, "VMfailInvalid: no current VMCS"),
         EntryFailure::Valid(number) => (u64::from(number), "VMfailValid: the VM-instruction error says why"),
     };
-    End { reason: EndReason::EntryFailed, value, text }
+    End { reason: EndReason::EntryFailed, value, text: EndText::Words(text) }
 }

@@ -19,21 +19,21 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::channel::Channel;
 use crate::cpuid::Features;
 use crate::device::acpi;
-use crate::exit::msr::fill_bitmap;
+use crate::ept;
 use crate::exit::End;
+use crate::exit::msr::fill_bitmap;
 use crate::failure;
 use crate::fitness::{self, Unfit};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::hardware::page::Pages;
 use crate::hardware::single::SingleProcessor;
-use crate::hardware::vmx_state::{CurrentVmcs, access_counts};
+use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
 use crate::run::run;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{self, Controls, HostState, Structures};
-use crate::ept;
 
 static CHANNEL: SingleProcessor<Channel> = SingleProcessor::new(Channel::new());
 static VMXON_REGION: Pages<1> = Pages::new();
@@ -150,7 +150,9 @@ fn enter_vmx_operation() -> Result<Capabilities, Unfit> {
     // SAFETY: the fixed bits keep L1's mode as it is; OSXSAVE is set only where there is XSAVE, and XCR0 = 1 is its value
     // after reset; the region is a page of L1's own that holds the revision identifier.
     unsafe {
-        processor::write_cr0((processor::read_cr0() | cr0.required) & cr0.allowed);
+        // Caches on: VM entry and exit leave CD and NW alone, so what L1 has is what the guest runs with.
+        let caches_off = vmcs12::CR0_CD | vmcs12::CR0_NW;
+        processor::write_cr0((processor::read_cr0() & !caches_off | cr0.required) & cr0.allowed);
         processor::write_cr4(new_cr4);
         if has_xsave {
             processor::set_extended_control(1);
@@ -228,7 +230,7 @@ fn host_guest(
             run::<true, _>(&mut vcpu, recorder, &mut exits)
         }
     };
-    let counts = access_counts();
+    let counts = vcpu.platform.access_counts();
     let counters = Counters {
         exits,
         vmreads: counts.vmreads,
@@ -269,7 +271,12 @@ fn build_structures(capabilities: &Capabilities, information: &BootInformation) 
     };
     // SAFETY: in VMX operation; `fitness` has checked that INVEPT is offered. Nothing was cached yet if all is well.
     let _ = unsafe { vmx::invept_all() };
-    Structures { io_bitmap_a: IO_BITMAPS.address(0), io_bitmap_b: IO_BITMAPS.address(1), msr_bitmap: MSR_BITMAP.address(0), ept_pointer }
+    Structures {
+        io_bitmap_a: IO_BITMAPS.address(0),
+        io_bitmap_b: IO_BITMAPS.address(1),
+        msr_bitmap: MSR_BITMAP.address(0),
+        ept_pointer,
+    }
 }
 
 fn host_state(bases: descriptor_table::Bases) -> HostState {
@@ -336,15 +343,17 @@ fn final_state(vcpu: &mut Vcpu<'_, CurrentVmcs>) -> FinalState {
 
 fn report(channel: &mut Channel, end: End, counters: Counters, state: &FinalState) -> ! {
     let report = EndReport { reason: end.reason as u32, has_state: 1, value: end.value, counters, state: *state };
-    channel.frame(FrameKind::End, &[report.as_bytes(), end.text.as_bytes()]);
-    channel.end_machine()
+    end_with_report(channel, &report, format_args!("{}", end.text))
 }
 
 fn end_with_text(channel: &mut Channel, reason: EndReason, text: core::fmt::Arguments) -> ! {
+    end_with_report(channel, &EndReport { reason: reason as u32, ..EndReport::default() }, text)
+}
+
+fn end_with_report(channel: &mut Channel, report: &EndReport, text: core::fmt::Arguments) -> ! {
     let mut buffer = crate::channel::Text::<512>::new();
     // Text cuts what does not fit and never fails.
     let _ = core::fmt::write(&mut buffer, text);
-    let report = EndReport { reason: reason as u32, ..EndReport::default() };
     channel.frame(FrameKind::End, &[report.as_bytes(), buffer.bytes()]);
     channel.end_machine()
 }

@@ -22,7 +22,7 @@ use crate::cpuid::Features;
 use crate::device::{Configuration, Console, Devices};
 use crate::emulate::Bitness;
 use crate::exit::information::Exit;
-use crate::exit::{Action, End};
+use crate::exit::{Action, End, EndText};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::PagingState;
 use crate::platform::Platform;
@@ -73,7 +73,8 @@ pub struct Vcpu<'m, P> {
     pub task_priority: u8,
     clock: Clock,
     next_injection: Option<Injection>,
-    injected: Option<Injection>,
+    has_injected: bool,
+    injected: Injection,
     /// Counter value at which L1 must look at its devices or at the host.
     deadline: u64,
     deadline_is_stale: bool,
@@ -112,7 +113,8 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             task_priority: 0,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
-            injected: None,
+            has_injected: false,
+            injected: Injection::new(InterruptionInformation(0), None),
             deadline: 0,
             deadline_is_stale: true,
             last_poll: start,
@@ -192,7 +194,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     }
 
     /// The instruction that exited is done.
-    #[inline]
+    #[inline(always)]
     pub fn finish_instruction(&mut self, exit: &mut Exit) {
         let length = exit.instruction_length(&mut self.platform);
         self.finish_at(exit.rip, exit.rip.wrapping_add(length.into()));
@@ -203,7 +205,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// Blocking by STI or MOV SS is left as it is, one instruction too long, unless somebody looks: an interrupt that
     /// waits to be injected, or a single-step trap. Interrupts come when they come, so nobody else can tell; and it
     /// saves a VMREAD at every exit.
-    #[inline]
+    #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
@@ -242,7 +244,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     ///
     /// # Errors
     /// The end of the run.
-    #[inline]
+    #[inline(always)]
     pub fn apply(&mut self, exit: &mut Exit, action: Action) -> Result<(), End> {
         match action {
             Action::Complete => {
@@ -261,6 +263,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// An event whose delivery the exit cut short is injected again (SDM 3C 28.2.4 "Information for VM Exits During
     /// Event Delivery").
+    #[cold]
     fn keep_interrupted_event(&mut self, exit: &mut Exit) {
         let information = InterruptionInformation(exit.idt_vectoring(&mut self.platform));
         if information.is_valid() {
@@ -274,12 +277,13 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// Delivers an exception that an exit led to. One that arose while another was being delivered may make a double
     /// fault, or a triple fault (SDM 3A table 7-5 "Conditions for Generating a Double Fault").
+    #[cold]
     fn inject_after(&mut self, exit: &mut Exit, injection: Injection) -> Result<(), End> {
         use crate::double_fault::{Combined, combine};
         let first = InterruptionInformation(exit.idt_vectoring(&mut self.platform));
         let injection = match combine(first, injection) {
             Combined::Deliver(injection) => injection,
-            Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: "" }),
+            Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: EndText::Words("") }),
         };
         self.next_injection = Some(injection);
         Ok(())
@@ -306,7 +310,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     ///
     /// # Errors
     /// The end of the run.
-    #[inline]
+    #[inline(always)]
     pub fn prepare_entry(&mut self) -> Result<(), End> {
         let counter = self.platform.time_stamp_counter();
         if counter >= self.deadline || self.deadline_is_stale {
@@ -315,8 +319,8 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if self.devices.interrupt_pending() {
             self.offer_interrupt();
         }
-        self.injected = self.next_injection.take();
-        if let Some(injection) = self.injected {
+        self.has_injected = self.next_injection.is_some();
+        if let Some(injection) = self.next_injection.take() {
             self.write_injection(injection);
         }
         Ok(())
@@ -351,11 +355,12 @@ impl<'m, P: Platform> Vcpu<'m, P> {
                 self.console.idle();
                 Ok(())
             }
-            None => Err(End { reason: EndReason::Stopped, value: 0, text: "" }),
+            None => Err(End { reason: EndReason::Stopped, value: 0, text: EndText::Words("") }),
         }
     }
 
     /// Injects the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
+    #[inline(never)]
     fn offer_interrupt(&mut self) {
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
         let interruptibility = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
@@ -369,7 +374,9 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
     }
 
+    #[inline(never)]
     fn write_injection(&mut self, injection: Injection) {
+        self.injected = injection;
         if let Some(error_code) = injection.error_code {
             self.platform.write(Field::VM_ENTRY_EXCEPTION_ERROR_CODE, error_code.into());
         }
@@ -388,6 +395,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// What the entry that was prepared last delivers, for the record of the exit before it.
     #[must_use]
     pub const fn injected(&self) -> Option<Injection> {
-        self.injected
+        if self.has_injected { Some(self.injected) } else { None }
     }
 }

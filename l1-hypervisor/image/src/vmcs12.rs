@@ -253,7 +253,8 @@ const DATA_32: u32 = 0xc093;
 const CODE_32: u32 = 0xc09b;
 const CODE_64: u32 = 0xa09b;
 const LOCAL_DESCRIPTOR_TABLE: u32 = 0x82;
-const BUSY_16_BIT_TASK: u32 = 0x83;
+/// In IA-32e mode TR must be a busy 64-bit TSS (SDM 3C 27.3.1.2 "Checks on Guest Segment Registers"), and a guest that
+/// starts in real mode may go there without ever loading TR.
 const BUSY_TASK: u32 = 0x8b;
 
 fn write_guest_state(vmcs: &mut impl VmcsAccess, capabilities: &Capabilities, controls: &Controls, start: &GuestStart) {
@@ -265,8 +266,6 @@ fn write_guest_state(vmcs: &mut impl VmcsAccess, capabilities: &Capabilities, co
         START_LONG_MODE => ((0x10, 0, u32::MAX, CODE_64), (0x18, 0, u32::MAX, DATA_32)),
         _ => ((0x10, 0, u32::MAX, CODE_32), (0x18, 0, u32::MAX, DATA_32)),
     };
-    // In IA-32e mode TR must be a busy 64-bit TSS (SDM 3C 27.3.1.2 "Checks on Guest Segment Registers").
-    let task = if start.mode == START_REAL_MODE { BUSY_16_BIT_TASK } else { BUSY_TASK };
     let segments = [
         (Field::GUEST_ES_SELECTOR, Field::GUEST_ES_BASE, Field::GUEST_ES_LIMIT, Field::GUEST_ES_ACCESS_RIGHTS, data),
         (Field::GUEST_CS_SELECTOR, Field::GUEST_CS_BASE, Field::GUEST_CS_LIMIT, Field::GUEST_CS_ACCESS_RIGHTS, code),
@@ -281,7 +280,13 @@ fn write_guest_state(vmcs: &mut impl VmcsAccess, capabilities: &Capabilities, co
             Field::GUEST_LDTR_ACCESS_RIGHTS,
             (0, 0, 0xffff, LOCAL_DESCRIPTOR_TABLE),
         ),
-        (Field::GUEST_TR_SELECTOR, Field::GUEST_TR_BASE, Field::GUEST_TR_LIMIT, Field::GUEST_TR_ACCESS_RIGHTS, (0, 0, 0xffff, task)),
+        (
+            Field::GUEST_TR_SELECTOR,
+            Field::GUEST_TR_BASE,
+            Field::GUEST_TR_LIMIT,
+            Field::GUEST_TR_ACCESS_RIGHTS,
+            (0, 0, 0xffff, BUSY_TASK),
+        ),
     ];
     for (selector_field, base_field, limit_field, rights_field, (selector, base, limit, rights)) in segments {
         vmcs.write(selector_field, selector.into());

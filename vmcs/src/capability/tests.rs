@@ -2,25 +2,23 @@ use super::*;
 use crate::field::{Existence, FIELDS, Field};
 use std::vec::Vec;
 
-/// Capability MSRs in the manner of a Haswell: secondary controls with EPT, VPID, unrestricted guest and VMCS shadowing, no tertiary
-/// ones. The numbers are made up from the SDM's bit positions; no machine was dumped.
+/// The capability MSRs of Bochs 2.7's model corei7_haswell_4770, as RDMSR gave them there.
 pub(crate) fn haswell(number: u32) -> Option<u64> {
     Some(match number {
-        msr::IA32_VMX_BASIC => 0x00da_0400_0000_0012,
-        msr::IA32_VMX_PINBASED_CTLS => 0x0000_00ff_0000_0016,
-        msr::IA32_VMX_PROCBASED_CTLS => 0xfff9_fffe_0401_e172,
+        msr::IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
+        msr::IA32_VMX_PINBASED_CTLS | msr::IA32_VMX_TRUE_PINBASED_CTLS => 0x0000_007f_0000_0016,
+        msr::IA32_VMX_PROCBASED_CTLS => 0xf7f9_fffe_0401_e172,
         msr::IA32_VMX_EXIT_CTLS => 0x007f_ffff_0003_6dff,
         msr::IA32_VMX_ENTRY_CTLS => 0x0000_ffff_0000_11ff,
-        msr::IA32_VMX_MISC => 0x3004_01e5,
+        msr::IA32_VMX_MISC => 0x2004_01e0,
         msr::IA32_VMX_CR0_FIXED0 => 0x8000_0021,
         msr::IA32_VMX_CR0_FIXED1 => 0xffff_ffff,
         msr::IA32_VMX_CR4_FIXED0 => 0x2000,
         msr::IA32_VMX_CR4_FIXED1 => 0x0017_27ff,
-        msr::IA32_VMX_VMCS_ENUM => 0x2a,
-        msr::IA32_VMX_PROCBASED_CTLS2 => 0x0000_7cff_0000_0000,
+        msr::IA32_VMX_VMCS_ENUM => 0x34,
+        msr::IA32_VMX_PROCBASED_CTLS2 => 0x0004_7fff_0000_0000,
         msr::IA32_VMX_EPT_VPID_CAP => 0x0f01_0633_4141,
-        msr::IA32_VMX_TRUE_PINBASED_CTLS => 0x0000_00ff_0000_0016,
-        msr::IA32_VMX_TRUE_PROCBASED_CTLS => 0xfff9_fffe_0400_6172,
+        msr::IA32_VMX_TRUE_PROCBASED_CTLS => 0xf7f9_fffe_0400_6172,
         msr::IA32_VMX_TRUE_EXIT_CTLS => 0x007f_ffff_0003_6dfb,
         msr::IA32_VMX_TRUE_ENTRY_CTLS => 0x0000_ffff_0000_11fb,
         msr::IA32_VMX_VMFUNC => 1,
@@ -72,7 +70,7 @@ fn a_missing_msr_is_named() {
 #[test]
 fn true_controls_win() {
     let capabilities = Capabilities::read(haswell).expect("complete");
-    assert_eq!(capabilities.primary(), AllowedSettings { required: 0x0400_6172, allowed: 0xfff9_fffe });
+    assert_eq!(capabilities.primary(), AllowedSettings { required: 0x0400_6172, allowed: 0xf7f9_fffe });
     assert_eq!(capabilities.entry().required & 4, 0);
 }
 
@@ -89,11 +87,11 @@ fn adjusting_reports_both_kinds_of_difference() {
 fn decoded_values() {
     let capabilities = Capabilities::read(haswell).expect("complete");
     let basic = capabilities.basic();
-    assert_eq!((basic.vmcs_revision_identifier(), basic.region_size(), basic.memory_type()), (0x12, 1024, 6));
+    assert_eq!((basic.vmcs_revision_identifier(), basic.region_size(), basic.memory_type()), (0x2b, 4096, 6));
     let misc = capabilities.misc();
-    assert_eq!((misc.preemption_timer_rate(), misc.cr3_target_values(), misc.recommended_msr_list_maximum()), (5, 4, 512));
+    assert_eq!((misc.preemption_timer_rate(), misc.cr3_target_values(), misc.recommended_msr_list_maximum()), (0, 4, 512));
     assert!(misc.activity_state_hlt() && misc.vmwrite_any_field() && !misc.zero_length_injection());
-    assert_eq!(capabilities.vmcs_enum(), 0x15);
+    assert_eq!(capabilities.vmcs_enum(), 0x1a);
     assert!(capabilities.ept_vpid().contains(EptVpid::INVVPID | EptVpid::PAGES_2_MBYTE | EptVpid::PAGES_1_GBYTE));
     assert!(!capabilities.ept_vpid().contains(EptVpid::ADVANCED_EPT_VIOLATION_INFORMATION));
 }

@@ -8,7 +8,7 @@ use super::{EventType, InterruptionInformation, Vector};
 pub const RFLAGS_IF: u64 = 1 << 9;
 
 bitflags::bitflags! {
-    /// The guest interruptibility-state field, SDM 3C 25.4.2 "Guest Non-Register State".
+    /// The guest interruptibility-state field, SDM 3C 24.4.2 "Guest Non-Register State".
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Interruptibility: u32 {
         /// STI with IF = 0 blocks interrupts for one instruction.
@@ -26,7 +26,7 @@ bitflags::bitflags! {
     }
 }
 
-/// The guest activity-state field, SDM 3C 25.4.2 "Guest Non-Register State". Open: other values make VM entry fail.
+/// The guest activity-state field, SDM 3C 24.4.2 "Guest Non-Register State". Open: other values make VM entry fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct ActivityState(pub u32);
@@ -82,7 +82,7 @@ pub enum InjectionBlocked {
 
 /// Whether VM entry may inject `event` into a guest in this state.
 ///
-/// SDM 3C 27.3.1.4 "Checks on Guest RIP, RFLAGS, and SSP" and 27.3.1.5 "Checks on Guest Non-Register State". `virtual_nmis` is the
+/// SDM 3C 26.3.1.4 "Checks on Guest RIP, RFLAGS, and SSP" and 26.3.1.5 "Checks on Guest Non-Register State". `virtual_nmis` is the
 /// VM-execution control: without it blocking by NMI doesn't keep VM entry from injecting an NMI. An NMI is reported as blocked by STI
 /// too, because a processor may refuse that; one that doesn't loses an instruction of latency at most.
 ///
@@ -128,7 +128,7 @@ pub fn external_interrupt_allowed(
     may_inject(InterruptionInformation::external_interrupt(0), rflags, interruptibility, activity, false)
 }
 
-/// Which events may be injected into an activity state, SDM 3C 27.3.1.5 "Checks on Guest Non-Register State".
+/// Which events may be injected into an activity state, SDM 3C 26.3.1.5 "Checks on Guest Non-Register State".
 #[must_use]
 pub(crate) fn activity_takes(activity: ActivityState, event: InterruptionInformation) -> bool {
     let machine_check = event.is_exception(Vector::MC);

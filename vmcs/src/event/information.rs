@@ -71,7 +71,7 @@ impl fmt::Debug for EventType {
 #[derive(Debug, Clone, Copy)]
 pub struct Vector;
 
-#[allow(missing_docs, reason = "the names are the mnemonics of SDM 3A 7.3 \"Sources of Interrupts\"")]
+#[allow(missing_docs, reason = "the names are the mnemonics of SDM 3A 6.3 \"Sources of Interrupts\"")]
 impl Vector {
     pub const DE: u8 = 0;
     pub const DB: u8 = 1;
@@ -94,7 +94,7 @@ impl Vector {
     pub const VE: u8 = 20;
     pub const CP: u8 = 21;
 
-    /// Whether a hardware exception with this vector pushes an error code, SDM 3A 7.13 "Error Code".
+    /// Whether a hardware exception with this vector pushes an error code, SDM 3A 6.13 "Error Code".
     #[must_use]
     pub const fn pushes_error_code(vector: u8) -> bool {
         matches!(vector, Self::DF | Self::TS | Self::NP | Self::SS | Self::GP | Self::PF | Self::AC | Self::CP)

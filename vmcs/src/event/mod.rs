@@ -4,13 +4,14 @@
 //! and IDT-vectoring information. [`reinjection`] turns an event whose delivery a VM exit cut short into the event to inject on the
 //! next entry; [`may_inject`] says whether the guest's state lets an event in at all.
 //!
-//! Source: SDM 3C 25.8.3 "VM-Entry Controls for Event Injection", 25.9.2 "Information for VM Exits Due to Vectored Events",
-//! 25.9.3 "Information for VM Exits That Occur During Event Delivery".
+//! Source: SDM 3C 24.8.3 "VM-Entry Controls for Event Injection", 24.9.2 "Information for VM Exits Due to Vectored Events",
+//! 24.9.3 "Information for VM Exits That Occur During Event Delivery".
 
 mod blocking;
 mod information;
 mod reinjection;
 
+pub(crate) use blocking::activity_takes;
 pub use blocking::{ActivityState, InjectionBlocked, Interruptibility, RFLAGS_IF, external_interrupt_allowed, may_inject};
 pub use information::{EventType, InterruptionInformation, Vector};
 pub use reinjection::{Injection, reinjection};

@@ -24,17 +24,17 @@ impl Injection {
 /// The event whose delivery the VM exit interrupted, as the next VM entry has to inject it; `None` if there was none.
 ///
 /// `information` and `error_code` are the IDT-vectoring fields, `instruction_length` is VM_EXIT_INSTRUCTION_LENGTH: the processor sets
-/// it for a VM exit during the delivery of a software interrupt or software exception, SDM 3C 28.2.5 "Information for VM Exits
-/// Due to Instruction Execution" and 28.2.4 "Information for VM Exits During Event Delivery".
+/// it for a VM exit during the delivery of a software interrupt or software exception, SDM 3C 27.2.5 "Information for VM Exits
+/// Due to Instruction Execution" and 27.2.4 "Information for VM Exits During Event Delivery".
 ///
 /// Rules that hold:
 /// * Bit 12 of IDT-vectoring information is undefined and must be 0 on entry: it is dropped, as are the reserved bits.
-/// * An error code has 16 defined bits (bits 31:16 must be 0 on entry, SDM 3C 27.2.1.3 "VM-Entry Control Fields"); a page fault with
+/// * An error code has 16 defined bits (bits 31:16 must be 0 on entry, SDM 3C 26.2.1.3 "VM-Entry Control Fields"); a page fault with
 ///   SGX sets bit 15, nothing sets a higher one.
 /// * A reserved event type cannot be injected and gives `None`; the processor never reports one.
 ///
 /// A VM exit due to an exception that arose during delivery is the caller's business: the hypervisor that gets the second exception
-/// combines the two by SDM 3A table 7-5 "Conditions for Generating a Double Fault" or, if it handles the second one itself (a shadow
+/// combines the two by SDM 3A table 6-5 "Conditions for Generating a Double Fault" or, if it handles the second one itself (a shadow
 /// page fault, an EPT violation), injects the first one again, which is what this function gives.
 #[must_use]
 pub fn reinjection(information: InterruptionInformation, error_code: u32, instruction_length: u32) -> Option<Injection> {

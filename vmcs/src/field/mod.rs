@@ -3,7 +3,7 @@
 //! A [`Field`] is an encoding as VMREAD and VMWRITE take it, known or not. What is known about it stands in one table,
 //! [`FIELDS`], from which names, bitmaps, copy lists and dumps are derived. Looking a field up takes constant time.
 //!
-//! Source: SDM 3C 25.11.2 "VMREAD, VMWRITE, and Encodings of VMCS Fields", SDM 3D appendix B "Field Encoding in VMCS".
+//! Source: SDM 3C 24.11.2 "VMREAD, VMWRITE, and Encodings of VMCS Fields", SDM 3D appendix B "Field Encoding in VMCS".
 
 mod existence;
 mod table;
@@ -179,13 +179,17 @@ impl Field {
 
     /// The number of this field's row in [`FIELDS`]; the upper half of a field has the row of the field.
     #[must_use]
-    pub fn row(self) -> Option<usize> {
+    #[inline]
+    pub const fn row(self) -> Option<usize> {
         let has_halves = matches!(self.width(), Width::Bits64);
         if self.0 & RESERVED != 0 || self.index() as usize >= INDICES || (self.is_high() && !has_halves) {
             return None;
         }
-        let row = *ROWS.get(self.slot())?;
-        usize::from(row).checked_sub(1)
+        // In bounds: two bits of width, two of kind, and an index that was checked.
+        match ROWS[self.slot()] {
+            0 => None,
+            row => Some(row as usize - 1),
+        }
     }
 
     /// What the SDM says about the field; the upper half of a field has the row of the field.

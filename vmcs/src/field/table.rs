@@ -14,11 +14,11 @@ use Existence::*;
 const NONE: Option<Address> = None;
 /// Physical address of a 4-KByte page.
 const PAGE: Option<Address> = address(AddressSpace::Physical, 4096, false);
-/// Physical address of a list of 16-byte entries, SDM 3C 25.7.2 "VM-Exit Controls for MSRs".
+/// Physical address of a list of 16-byte entries, SDM 3C 24.7.2 "VM-Exit Controls for MSRs".
 const MSR_AREA: Option<Address> = address(AddressSpace::Physical, 16, false);
-/// Physical address of 64 bytes, SDM 3C 30.6 "Posted-Interrupt Processing".
+/// Physical address of 64 bytes, SDM 3C 29.6 "Posted-Interrupt Processing".
 const POSTED_INTERRUPT_DESCRIPTOR: Option<Address> = address(AddressSpace::Physical, 64, false);
-/// Physical address of a table of 8-byte entries, SDM 3C 25.6.8 "Controls for APIC Virtualization".
+/// Physical address of a table of 8-byte entries, SDM 3C 24.6.8 "Controls for APIC Virtualization".
 const PID_POINTER_TABLE: Option<Address> = address(AddressSpace::Physical, 8, false);
 /// Physical address of a page table with flags below it.
 const TABLE_POINTER: Option<Address> = address(AddressSpace::Physical, 4096, true);

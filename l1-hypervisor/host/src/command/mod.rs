@@ -1,5 +1,6 @@
 //! The commands of the program, one a module.
 
+pub mod bench;
 pub mod guests;
 pub mod run;
 

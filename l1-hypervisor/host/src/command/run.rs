@@ -13,6 +13,7 @@ use l1_protocol::end::ExitStatus;
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::built_in;
 use crate::command_line::{Intercept, MachineChoice, RunArguments, ShadowingChoice, TraceChoice};
 use crate::handover::{self, HandoverError};
 use crate::loader::{self, GuestFormat, Initrd, LoadError, LoadOptions, LoadedGuest};
@@ -24,7 +25,6 @@ use crate::machine::{MachineError, RunningMachine};
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
 use crate::session::{self, RunResult, SessionError, report};
-use crate::built_in;
 
 /// What L2's real-time clock shows on Bochs, so that runs repeat: 2001-09-09 01:46:40 UTC.
 const BOCHS_WALL_CLOCK: u64 = 1_000_000_000;
@@ -66,6 +66,14 @@ pub enum RunError {
     /// Options that contradict each other.
     #[error("{0}")]
     Usage(&'static str),
+    /// A guest of our own did not do what it must.
+    #[error("the guest {guest:?} failed: {report}")]
+    Guest {
+        /// Which one.
+        guest: String,
+        /// How.
+        report: String,
+    },
     /// No machine.
     #[error("no usable machine: {0}")]
     NoMachine(String),
@@ -87,7 +95,7 @@ impl RunError {
             | Self::NoModel { .. }
             | Self::Usage(_) => ExitStatus::Usage,
             Self::NoMachine(_) | Self::Session(SessionError::Machine(MachineError::Bochs(_))) => ExitStatus::NoMachine,
-            Self::Handover(_) | Self::Session(_) => ExitStatus::Bug,
+            Self::Handover(_) | Self::Session(_) | Self::Guest { .. } => ExitStatus::Bug,
         }
     }
 }
@@ -145,8 +153,10 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
     let verbosity = if arguments.quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
-    logging::start(verbosity, events, event_file)
-        .map_err(|error| RunError::OutputFile { file: "the event log (RUST_LOG is perhaps no valid filter)".to_owned(), error })?;
+    logging::start(verbosity, events, event_file).map_err(|error| RunError::OutputFile {
+        file: "the event log (RUST_LOG is perhaps no valid filter)".to_owned(),
+        error,
+    })?;
 
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
@@ -163,11 +173,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
             Trace::Canonical(Some(Canonical::new(canonical_options(&guest, symbols.clone()), writer)))
         }
     };
-    let mut sinks = Sinks {
-        console: Box::new(io::stdout()),
-        trace,
-        statistics: arguments.stats.then(Statistics::new),
-    };
+    let mut sinks = Sinks { console: Box::new(io::stdout()), trace, statistics: arguments.stats.then(Statistics::new) };
     let result = run_on(target, arguments, &guest, &mut sinks, Input::standard())?;
     if let Some(statistics) = &sinks.statistics {
         eprint!("{}", statistics.report(target.unit()).to_table());
@@ -262,7 +268,8 @@ fn read_files(arguments: &RunArguments) -> Result<GuestFiles, RunError> {
 }
 
 fn load<'a>(arguments: &RunArguments, files: &'a GuestFiles) -> Result<LoadedGuest<'a>, RunError> {
-    let words: Vec<&str> = arguments.append.as_deref().into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
+    let words: Vec<&str> =
+        arguments.append.as_deref().into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
     let command_line: &'static str = String::leak(words.join(" "));
     Ok(loader::load(
         &files.file,
@@ -287,7 +294,9 @@ pub fn choose_machine(arguments: &RunArguments) -> Result<Target, RunError> {
     };
     let cpu = arguments.cpu.as_deref();
     match arguments.machine {
-        MachineChoice::Kvm if cpu.is_some() => Err(RunError::Usage("--cpu names a processor model of Bochs; on KVM the processor is the host's")),
+        MachineChoice::Kvm if cpu.is_some() => {
+            Err(RunError::Usage("--cpu names a processor model of Bochs; on KVM the processor is the host's"))
+        }
         MachineChoice::Kvm => kvm::check().map(|()| Target::Kvm).map_err(|problem| RunError::NoMachine(problem.to_string())),
         MachineChoice::Bochs => model(cpu).map(Target::Bochs),
         MachineChoice::Auto if cpu.is_some() => model(cpu).map(Target::Bochs),

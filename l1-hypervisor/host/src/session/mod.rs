@@ -134,7 +134,8 @@ pub fn run(
         end: None,
     };
     let ending = session.follow(&mut input, started, timeout)?;
-    let last_words = if matches!(ending, Ending::MachineDied) { session.machine.last_words() } else { String::new() };
+    let last_words =
+        if matches!(ending, Ending::MachineDied | Ending::DamagedStream) { session.machine.last_words() } else { String::new() };
     session.sinks.finish()?;
     let (report, text) = session.end.map_or((None, String::new()), |(report, text)| (Some(report), text));
     Ok(RunResult {
@@ -164,7 +165,9 @@ impl Session<'_, '_> {
             match self.machine.output(STEP)? {
                 Output::Bytes(bytes) => {
                     if let Some(ending) = self.take(&bytes)? {
-                        return Ok(stop.map_or(ending, |(_, wanted)| if ending == Ending::Reported(EndReason::Stopped) { wanted } else { ending }));
+                        return Ok(stop.map_or(ending, |(_, wanted)| {
+                            if ending == Ending::Reported(EndReason::Stopped) { wanted } else { ending }
+                        }));
                     }
                 }
                 Output::Nothing => {}

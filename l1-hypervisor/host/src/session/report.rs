@@ -55,7 +55,8 @@ pub fn full(result: &RunResult, symbols: &SymbolTable) -> String {
     let output = String::from_utf8_lossy(&result.last_output);
     let lines: Vec<&str> = output.lines().collect();
     if !lines.is_empty() {
-        let _ = writeln!(out, "last output of the guest:\n{}", indent(&lines[lines.len().saturating_sub(OUTPUT_LINES)..].join("\n")));
+        let _ =
+            writeln!(out, "last output of the guest:\n{}", indent(&lines[lines.len().saturating_sub(OUTPUT_LINES)..].join("\n")));
     }
     if let Some(report @ EndReport { has_state: 1.., .. }) = &result.report {
         let _ = writeln!(out, "state of the guest:\n{}", state(&report.state, symbols));
@@ -84,8 +85,39 @@ fn state(s: &FinalState, symbols: &SymbolTable) -> String {
          \x20 cr0 {:08x} cr2 {:016x} cr3 {:016x} cr4 {:08x} efer {:04x}\n\
          \x20 cs {:04x} base {:x} ss {:04x} ds {:04x} es {:04x} fs base {:x} gs base {:x}\n\
          \x20 gdtr {:x} idtr {:x} interruptibility {:x} activity {}",
-        s.rip, s.rflags, s.rax, s.rbx, s.rcx, s.rdx, s.rsi, s.rdi, s.rbp, s.rsp, s.r8, s.r9, s.r10, s.r11, s.r12, s.r13, s.r14, s.r15,
-        s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs, s.cs_base, s.ss, s.ds, s.es, s.fs_base, s.gs_base, s.gdtr_base, s.idtr_base,
-        s.interruptibility, s.activity
+        s.rip,
+        s.rflags,
+        s.rax,
+        s.rbx,
+        s.rcx,
+        s.rdx,
+        s.rsi,
+        s.rdi,
+        s.rbp,
+        s.rsp,
+        s.r8,
+        s.r9,
+        s.r10,
+        s.r11,
+        s.r12,
+        s.r13,
+        s.r14,
+        s.r15,
+        s.cr0,
+        s.cr2,
+        s.cr3,
+        s.cr4,
+        s.efer,
+        s.cs,
+        s.cs_base,
+        s.ss,
+        s.ds,
+        s.es,
+        s.fs_base,
+        s.gs_base,
+        s.gdtr_base,
+        s.idtr_base,
+        s.interruptibility,
+        s.activity
     )
 }

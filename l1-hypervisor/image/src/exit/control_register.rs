@@ -9,7 +9,7 @@ use crate::guest_memory::GuestPhysical;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{
-    CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_AM, CR0_WP, CR4_PAE, real_cr0, real_cr4,
+    CR0_AM, CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_PAE, real_cr0, real_cr4,
 };
 
 /// Bits of CR0 that are defined (SDM 3A 2.5 "Control Registers").
@@ -105,7 +105,8 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
             return Action::GENERAL_PROTECTION;
         }
         set_long_mode_active(vcpu, efer, true);
-    } else if value & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LME == 0 && (value ^ old) & (CR0_PG | CR0_CD | CR0_NW) != 0 {
+    } else if value & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LME == 0 && (value ^ old) & (CR0_PG | CR0_CD | CR0_NW) != 0
+    {
         let cr3 = vcpu.platform.read(Field::GUEST_CR3);
         if !load_pdptes(vcpu, cr3) {
             return Action::GENERAL_PROTECTION;
@@ -158,10 +159,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
     let cr3 = vcpu.platform.read(Field::GUEST_CR3);
     let long_mode = efer & EFER_LMA != 0;
     let pcid_starts = value & CR4_PCIDE != 0 && old & CR4_PCIDE == 0;
-    if value & !vcpu.features.cr4 != 0
-        || long_mode && value & CR4_PAE == 0
-        || pcid_starts && (!long_mode || cr3 & 0xfff != 0)
-    {
+    if value & !vcpu.features.cr4 != 0 || long_mode && value & CR4_PAE == 0 || pcid_starts && (!long_mode || cr3 & 0xfff != 0) {
         return Action::GENERAL_PROTECTION;
     }
     // A change of these bits with PAE paging loads the PDPTEs (SDM 3A 4.4.1 "PDPTE Registers").

@@ -8,7 +8,7 @@ use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
 /// Answers CPUID with what L1 shows.
-#[inline]
+#[inline(always)]
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let leaf = vcpu.context.general[RAX] as u32;
     let subleaf = vcpu.context.general[RCX] as u32;

@@ -9,13 +9,14 @@ use crate::context::register::RAX;
 use crate::platform::{Platform, RandomSource};
 use crate::vcpu::Vcpu;
 
-/// Handles one exit.
-#[inline]
+/// Handles one exit. The most frequent reason is handled in the loop itself, all others in a function of their own.
+#[inline(always)]
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
-    // The most frequent reason first: the compiler turns the rest into a table.
-    if exit.reason.0 == u32::from(Reason::CPUID.0) {
-        return cpuid::handle(vcpu);
-    }
+    if exit.reason.0 == u32::from(Reason::CPUID.0) { cpuid::handle(vcpu) } else { handle_other(vcpu, exit) }
+}
+
+#[inline(never)]
+fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     if exit.reason.is_entry_failure() {
         return Action::stop(EndReason::EntryFailed, exit.reason.0.into(), "");
     }

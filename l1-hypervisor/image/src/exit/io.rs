@@ -110,7 +110,8 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
     // Upwards the elements are one piece of memory: one copy serves them all.
     let mut buffer = [0; STRING_CHUNK];
     let piece = elements * size as usize;
-    let in_one_piece = !downwards && !access.input && first_offset.checked_add(piece as u64).is_some_and(|end| end <= address_mask);
+    let in_one_piece =
+        !downwards && !access.input && first_offset.checked_add(piece as u64).is_some_and(|end| end <= address_mask);
     let copied = in_one_piece
         && is_canonical(first_linear)
         && is_canonical(first_linear.wrapping_add(piece as u64 - 1))
@@ -132,12 +133,12 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
             let bytes = &mut bytes[..size as usize];
             let moved = if access.input {
                 // The port is read only if the value can be stored.
-                read_linear(&mut vcpu.memory, &paging, linear, bytes).and_then(|()| write_linear(&mut vcpu.memory, &paging, linear, bytes)).and_then(
-                    |()| {
+                read_linear(&mut vcpu.memory, &paging, linear, bytes)
+                    .and_then(|()| write_linear(&mut vcpu.memory, &paging, linear, bytes))
+                    .and_then(|()| {
                         let value = vcpu.devices.read(access.port, access.size, now).to_le_bytes();
                         write_linear(&mut vcpu.memory, &paging, linear, &value[..size as usize])
-                    },
-                )
+                    })
             } else {
                 read_linear(&mut vcpu.memory, &paging, linear, bytes).map(|()| {
                     let mut value = [0; 4];

@@ -5,8 +5,8 @@ use l1_protocol::end::EndReason;
 use vmcs::event::Vector;
 use vmcs::field::Field;
 
-use super::Action;
 use super::information::Exit;
+use super::{Action, End, EndText};
 use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
@@ -80,7 +80,7 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let old_rflags = vcpu.platform.read(Field::GUEST_RFLAGS);
     let old_rsp = vcpu.platform.read(Field::GUEST_RSP);
     let (mut rflags, mut rsp) = (old_rflags, old_rsp);
-    let state = InstructionState {
+    let mut state = InstructionState {
         general: &mut vcpu.context.general,
         rsp: &mut rsp,
         rip: exit.rip,
@@ -88,7 +88,7 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
         segment_bases,
         mode,
     };
-    let outcome = emulate::emulate(state, &mut vcpu.memory, &paging, &mut Unclaimed);
+    let outcome = emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut Unclaimed);
     if rflags != old_rflags {
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
     }
@@ -106,8 +106,13 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             Action::exception(Vector::PF, Some(fault.error_code))
         }
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
+        Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
-        Err(EmulationError::Unsupported { mnemonic }) => Action::stop(EndReason::UnhandledExit, exit.reason.0.into(), mnemonic),
+        Err(EmulationError::Unsupported { mnemonic }) => Action::Stop(End {
+            reason: EndReason::UnhandledExit,
+            value: exit.reason.0.into(),
+            text: EndText::Instruction(mnemonic),
+        }),
     }
 }
 

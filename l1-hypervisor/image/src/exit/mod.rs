@@ -17,6 +17,8 @@ pub mod task_switch;
 pub mod time;
 pub mod xsetbv;
 
+use core::fmt;
+
 use l1_protocol::end::EndReason;
 use vmcs::event::{Injection, InterruptionInformation, Vector};
 
@@ -43,7 +45,27 @@ pub struct End {
     /// See [`EndReason`].
     pub value: u64,
     /// For a person; empty where the reason says it all.
-    pub text: &'static str,
+    pub text: EndText,
+}
+
+/// What is said about the end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndText {
+    /// This.
+    Words(&'static str),
+    /// An instruction that L1 does not emulate touched memory that does not exist.
+    Instruction(iced_x86::Mnemonic),
+}
+
+impl fmt::Display for EndText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => formatter.write_str(words),
+            Self::Instruction(mnemonic) => {
+                write!(formatter, "{mnemonic:?} on memory that does not exist, which L1 does not emulate")
+            }
+        }
+    }
 }
 
 impl Action {
@@ -61,6 +83,6 @@ impl Action {
     /// The end of the run.
     #[must_use]
     pub const fn stop(reason: EndReason, value: u64, text: &'static str) -> Self {
-        Self::Stop(End { reason, value, text })
+        Self::Stop(End { reason, value, text: EndText::Words(text) })
     }
 }

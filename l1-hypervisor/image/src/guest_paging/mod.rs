@@ -4,7 +4,7 @@
 //! is used. A translation that fails changes nothing in the guest. Not covered, because L2 is not offered them:
 //! 5-level paging, protection keys of supervisor pages and shadow stacks.
 
-mod linear;
+pub(crate) mod linear;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -76,7 +76,7 @@ pub fn translate(
     kind: AccessKind,
 ) -> Result<GuestPhysical, PageFault> {
     let walk = walk::walk(memory, state, linear, kind)?;
-    walk.set_flags(memory, kind);
+    walk.set_flags(memory);
     Ok(walk.address)
 }
 

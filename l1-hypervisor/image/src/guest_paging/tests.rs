@@ -327,6 +327,7 @@ fn canonical_addresses() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_state_and_no_table_panics(
         seed in prop::collection::vec(any::<u8>(), 64),

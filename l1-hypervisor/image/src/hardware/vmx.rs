@@ -13,6 +13,8 @@ pub enum VmxFailure {
     Invalid,
     /// VMfailValid: the VM-instruction error field of the current VMCS says why.
     Valid,
+    /// VMREAD or VMWRITE failed in one of these ways: no current VMCS, no such field, or a read-only field.
+    Access,
 }
 
 /// What the flags after a VMX instruction say.
@@ -68,16 +70,17 @@ with_memory_operand! {
 ///
 /// # Errors
 /// As the flags say: no current VMCS, or no such field.
-#[inline]
+#[inline(always)]
 pub unsafe fn vmread(field: Field) -> Result<u64, VmxFailure> {
     let value: u64;
-    let (carry, zero): (u8, u8);
-    // SAFETY: by this function's contract; the instruction writes a register.
+    let failed: u8;
+    // SAFETY: by this function's contract; the instruction writes a register. The flag is taken as one, as success is
+    // what matters on the exit path.
     unsafe {
-        asm!("vmread {0}, {1}", "setc {2}", "setz {3}", out(reg) value, in(reg) u64::from(field.0),
-             out(reg_byte) carry, out(reg_byte) zero, options(nomem, nostack));
+        asm!("vmread {0}, {1}", "setbe {2}", out(reg) value, in(reg) u64::from(field.0), out(reg_byte) failed,
+             options(nomem, nostack));
     }
-    outcome(carry, zero).map(|()| value)
+    if failed == 0 { Ok(value) } else { Err(VmxFailure::Access) }
 }
 
 /// VMWRITE.
@@ -88,15 +91,15 @@ pub unsafe fn vmread(field: Field) -> Result<u64, VmxFailure> {
 ///
 /// # Errors
 /// As the flags say: no current VMCS, no such field, or a read-only field.
-#[inline]
+#[inline(always)]
 pub unsafe fn vmwrite(field: Field, value: u64) -> Result<(), VmxFailure> {
-    let (carry, zero): (u8, u8);
+    let failed: u8;
     // SAFETY: by this function's contract.
     unsafe {
-        asm!("vmwrite {0}, {1}", "setc {2}", "setz {3}", in(reg) u64::from(field.0), in(reg) value,
-             out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+        asm!("vmwrite {0}, {1}", "setbe {2}", in(reg) u64::from(field.0), in(reg) value, out(reg_byte) failed,
+             options(nostack));
     }
-    outcome(carry, zero)
+    if failed == 0 { Ok(()) } else { Err(VmxFailure::Access) }
 }
 
 /// INVEPT, all contexts (type 2).

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "VMX operation")]
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use vmcs::access::VmcsAccess;
 use vmcs::field::Field;
@@ -15,18 +15,9 @@ use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, Random
 
 /// Whether there is a current VMCS, for the report of a failure.
 static VMCS_IS_CURRENT: AtomicBool = AtomicBool::new(false);
-/// See [`AccessCounts`]. One processor: a load and a store are enough to count.
-static VMREADS: AtomicU64 = AtomicU64::new(0);
-static VMWRITES: AtomicU64 = AtomicU64::new(0);
-static VMPTRLDS: AtomicU64 = AtomicU64::new(0);
-static VMCLEARS: AtomicU64 = AtomicU64::new(0);
-
-fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
 
 /// How many VMX instructions L1 has executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AccessCounts {
     /// VMREAD.
     pub vmreads: u64,
@@ -38,21 +29,11 @@ pub struct AccessCounts {
     pub vmclears: u64,
 }
 
-/// What was counted so far.
-#[must_use]
-pub fn access_counts() -> AccessCounts {
-    AccessCounts {
-        vmreads: VMREADS.load(Ordering::Relaxed),
-        vmwrites: VMWRITES.load(Ordering::Relaxed),
-        vmptrlds: VMPTRLDS.load(Ordering::Relaxed),
-        vmclears: VMCLEARS.load(Ordering::Relaxed),
-    }
-}
-
 /// The processor with a current VMCS.
 #[derive(Debug)]
 pub struct CurrentVmcs {
     launched: bool,
+    counts: AccessCounts,
 }
 
 impl CurrentVmcs {
@@ -65,22 +46,27 @@ impl CurrentVmcs {
     /// # Errors
     /// As the processor says.
     pub unsafe fn load(region: u64) -> Result<Self, VmxFailure> {
-        count(&VMCLEARS);
-        count(&VMPTRLDS);
         // SAFETY: by this function's contract.
         unsafe {
             vmx::vmclear(region)?;
             vmx::vmptrld(region)?;
         }
         VMCS_IS_CURRENT.store(true, Ordering::Relaxed);
-        Ok(Self { launched: false })
+        Ok(Self { launched: false, counts: AccessCounts { vmptrlds: 1, vmclears: 1, ..AccessCounts::default() } })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn access_counts(&self) -> AccessCounts {
+        self.counts
     }
 }
 
 impl VmcsAccess for CurrentVmcs {
-    #[inline]
+    #[inline(always)]
     fn read(&mut self, field: Field) -> u64 {
-        count(&VMREADS);
+        // Counting to 2^64 takes centuries; a check would cost two instructions at every access.
+        self.counts.vmreads = self.counts.vmreads.wrapping_add(1);
         // SAFETY: a `CurrentVmcs` exists only in VMX operation.
         match unsafe { vmx::vmread(field) } {
             Ok(value) => value,
@@ -88,9 +74,9 @@ impl VmcsAccess for CurrentVmcs {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, field: Field, value: u64) {
-        count(&VMWRITES);
+        self.counts.vmwrites = self.counts.vmwrites.wrapping_add(1);
         // SAFETY: a `CurrentVmcs` exists only in VMX operation. Host state and addresses are written by `vmcs12` and
         // `start` alone, with values of L1.
         if let Err(failure) = unsafe { vmx::vmwrite(field, value) } {
@@ -116,7 +102,11 @@ impl Platform for CurrentVmcs {
             return Ok(());
         }
         const CARRY: u64 = 1;
-        if flags & CARRY != 0 { Err(EntryFailure::Invalid) } else { Err(EntryFailure::Valid(self.read(Field::VM_INSTRUCTION_ERROR) as u32)) }
+        if flags & CARRY != 0 {
+            Err(EntryFailure::Invalid)
+        } else {
+            Err(EntryFailure::Valid(self.read(Field::VM_INSTRUCTION_ERROR) as u32))
+        }
     }
 
     #[inline]

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tempfile::TempDir;
@@ -17,6 +18,9 @@ use thiserror::Error;
 
 /// Debian's name of the emulator itself (`bochs` is a script around it).
 pub const PROGRAM: &str = "bochs-bin";
+
+/// Triple faults of guests that a run may have before the debugger ends it.
+const TRIPLE_FAULTS: usize = 10_000;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -77,6 +81,10 @@ struct Terminal {
 impl Terminal {
     fn open() -> Result<Self, StartError> {
         let pair = openpty(None, None).map_err(system("open a pseudo terminal"))?;
+        // Neither side may reach Bochs but as what it is given: it would hold its own terminal open.
+        for descriptor in [&pair.master, &pair.slave] {
+            fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(system("set a terminal to close on exec"))?;
+        }
         let mut settings = tcgetattr(&pair.slave).map_err(system("read the terminal's settings"))?;
         cfmakeraw(&mut settings);
         tcsetattr(&pair.slave, SetArg::TCSANOW, &settings).map_err(system("set the terminal to raw mode"))?;
@@ -192,7 +200,9 @@ fn write_files(folder: &Path, configuration: &Configuration, serial: Option<&Pat
         image.write_all_at(bytes, *offset).map_err(system("write the RAM image"))?;
     }
     fs::write(folder.join("bochsrc.txt"), bochsrc(configuration, serial)).map_err(system("write Bochs's configuration"))?;
-    fs::write(folder.join("debugger.txt"), "continue\nquit\n").map_err(system("write Bochs's commands"))
+    // The debugger stops at every triple fault, even one that becomes a VM exit, and has to be told to go on.
+    let commands = "continue\n".repeat(TRIPLE_FAULTS) + "quit\n";
+    fs::write(folder.join("debugger.txt"), commands).map_err(system("write Bochs's commands"))
 }
 
 /// Bochs's configuration file. `clock: sync=none` with a fixed start makes runs repeat to the instruction.

@@ -140,7 +140,13 @@ mod tests {
 
     #[test]
     fn the_parameters_are_patched_and_the_reset_vector_is_a_jump() {
-        let start = Start { image_start: 0x10_0000, image_end: 0x40_0000, entry: 0x20_0000, argument: 0x1234, page_tables: Some(0x10_0000) };
+        let start = Start {
+            image_start: 0x10_0000,
+            image_end: 0x40_0000,
+            entry: 0x20_0000,
+            argument: 0x1234,
+            page_tables: Some(0x10_0000),
+        };
         let rom = build(start);
         assert_eq!(rom.len(), SIZE);
         assert_eq!(rom[PARAMETERS + 8..PARAMETERS + 12], 0x20_0000_u32.to_le_bytes());

@@ -1,10 +1,15 @@
-//! What a VM exit is called.
+//! What a VM exit is called, and which VMCS fields it fills.
 //!
-//! Both types are open: a reason that this crate doesn't know is carried and shown by its number.
+//! [`ExitReason`] and [`BasicExitReason`] are names; [`ExitInformation`] has a row for every reason that tells a hypervisor or tracer
+//! which of the VM-exit information fields mean something. Both types are open: a reason that this crate doesn't know is carried and shown by its number.
 //!
-//! Source: SDM 3C 25.9.1 "Basic VM-Exit Information", SDM 3D appendix C "VMX Basic Exit Reasons".
+//! Source: SDM 3C 24.9.1 "Basic VM-Exit Information", SDM 3D appendix C "VMX Basic Exit Reasons".
+
+mod information;
 
 use core::fmt;
+
+pub use information::{ExitInformation, InstructionFormat, QualificationFormat, When};
 
 /// The exit-reason field.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

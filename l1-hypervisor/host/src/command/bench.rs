@@ -1,0 +1,242 @@
+//! `bench`: what exits cost, counted on Bochs, beside what they cost in KVM.
+//!
+//! On Bochs the time-stamp counter counts instructions, so every figure repeats exactly. A figure is the difference
+//! between two runs with different counts, divided by the difference of the counts: what the run itself costs drops out.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use l1_protocol::boot::{TRACE_OFF, TRACE_STREAM};
+use l1_protocol::end::{Counters, ExitStatus};
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde::Serialize;
+
+use crate::built_in;
+use crate::command::run::{RunError, Target, run_with_trace};
+use crate::command_line::{BenchArguments, RunArguments, ShadowingChoice};
+use crate::loader::{self, LoadOptions};
+use crate::machine::bochs::model;
+use crate::session::input::Input;
+use crate::session::sinks::{Sinks, Trace};
+
+/// Turns of the short and of the long run.
+const SHORT: u64 = 100;
+const LONG: u64 = 1100;
+
+/// What is measured, and what KVM of Linux 6.1 needs for the same on the same emulated processor: instructions of the
+/// kernel, VMREADs and VMWRITEs for one exit of a plain guest.
+struct Operation {
+    name: &'static str,
+    arguments: &'static str,
+    kvm: Option<(u64, u64, u64)>,
+}
+
+const OPERATIONS: &[Operation] = &[
+    Operation { name: "cpuid", arguments: "", kvm: Some((959, 6, 1)) },
+    Operation { name: "vmcall", arguments: "", kvm: Some((997, 8, 1)) },
+    // IA32_MISC_ENABLE: neither in KVM nor here passed through.
+    Operation { name: "rdmsr", arguments: "0x1a0", kvm: Some((1077, 6, 1)) },
+    Operation { name: "wrmsr", arguments: "0x1a0", kvm: Some((1252, 6, 1)) },
+    Operation { name: "out", arguments: "0x80", kvm: Some((3025, 8, 2)) },
+    Operation { name: "ept-violation", arguments: "", kvm: Some((3159, 4, 0)) },
+];
+
+/// One row of the result. All figures but `exits` are for one exit; fractions come from work that is shared by many
+/// exits, like sending records.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The operation.
+    pub name: &'static str,
+    /// Processor model of Bochs.
+    pub cpu: &'static str,
+    /// How VMREAD and VMWRITE of a guest hypervisor would be served.
+    pub shadowing: &'static str,
+    /// Whether records were sent.
+    pub tracing: bool,
+    /// Instructions of the round trip: guest's instruction, exit, L1, entry.
+    pub instructions: f64,
+    /// Exits for one operation.
+    pub exits: f64,
+    /// VMREADs for one operation.
+    pub vmreads: f64,
+    /// VMWRITEs for one operation.
+    pub vmwrites: f64,
+    /// VMPTRLDs for one operation.
+    pub vmptrlds: f64,
+    /// VMCLEARs for one operation.
+    pub vmclears: f64,
+}
+
+/// What `run hello` costs, host program and emulator together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StartUp {
+    /// CPU time in seconds.
+    pub cpu_seconds: f64,
+    /// Peak of resident memory in MiB: host program plus emulator.
+    pub memory_mib: f64,
+    /// Instructions from the image's first to the first VM entry.
+    pub instructions_to_first_entry: u64,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// [`RunError`].
+pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
+    let model = model::find(&arguments.cpu).ok_or_else(|| RunError::NoModel { name: arguments.cpu.clone() })?;
+    let target = Target::Bochs(model);
+    // First, while nothing else has used memory in this process.
+    let start_up = measure_start_up(target)?;
+
+    let progress = progress_bar(OPERATIONS.len() as u64 * 2);
+    let mut rows = Vec::new();
+    for tracing in [false, true] {
+        for operation in OPERATIONS {
+            progress.set_message(format!("{} ({})", operation.name, if tracing { "tracing on" } else { "tracing off" }));
+            rows.push(measure(target, operation, tracing)?);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&rows).unwrap_or_default();
+        println!("{json}");
+    } else {
+        print!("{}", table(&rows, &start_up));
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn progress_bar(length: u64) -> ProgressBar {
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn options(guest: &str) -> RunArguments {
+    RunArguments { guest: guest.to_owned(), shadowing: ShadowingChoice::Auto, ..RunArguments::default() }
+}
+
+/// Runs the guest `name` and returns what it printed and what L1 counted.
+fn run_guest(target: Target, name: &str, command_line: &str, trace_mode: u32) -> Result<(String, Counters), RunError> {
+    let guest = built_in::find(name).ok_or_else(|| RunError::NoGuest(name.to_owned()))?;
+    let arguments = options(name);
+    let loaded = loader::load(
+        guest.elf,
+        &LoadOptions { file_name: name, memory_size: arguments.memory, command_line, initrd: None, load_at: None },
+    )?;
+    let mut output = Vec::new();
+    let mut sinks = Sinks { console: Box::new(&mut output), trace: Trace::Off, statistics: None };
+    let result = run_with_trace(target, &arguments, &loaded, &mut sinks, Input::none(), trace_mode)?;
+    drop(sinks);
+    let text = String::from_utf8_lossy(&output).into_owned();
+    if result.exit_status() != ExitStatus::Success {
+        return Err(RunError::Guest {
+            guest: format!("{name} {command_line}"),
+            report: crate::session::report::headline(&result),
+        });
+    }
+    Ok((text, result.report.map_or_else(Counters::default, |report| report.counters)))
+}
+
+/// Ticks of the operation less those of the empty loop, from the guest's output.
+fn ticks(output: &str) -> Option<u64> {
+    let mut numbers = output.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    let (operation, empty) = (numbers.next()?, numbers.next()?);
+    operation.checked_sub(empty)
+}
+
+fn measure(target: Target, operation: &Operation, tracing: bool) -> Result<Row, RunError> {
+    let mode = if tracing { TRACE_STREAM } else { TRACE_OFF };
+    let run = |count: u64| -> Result<(u64, Counters), RunError> {
+        let command_line = format!("{} {count} {}", operation.name, operation.arguments);
+        let (output, counters) = run_guest(target, "benchmark", command_line.trim_end(), mode)?;
+        let ticks = ticks(&output)
+            .ok_or_else(|| RunError::Guest { guest: command_line, report: format!("unexpected output: {output}") })?;
+        Ok((ticks, counters))
+    };
+    let (short_ticks, short) = run(SHORT)?;
+    let (long_ticks, long) = run(LONG)?;
+    let each = |long: u64, short: u64| long.saturating_sub(short) as f64 / (LONG - SHORT) as f64;
+    Ok(Row {
+        name: operation.name,
+        cpu: target.names().1,
+        shadowing: "auto",
+        tracing,
+        instructions: each(long_ticks, short_ticks),
+        exits: each(long.exits, short.exits),
+        vmreads: each(long.vmreads, short.vmreads),
+        vmwrites: each(long.vmwrites, short.vmwrites),
+        vmptrlds: each(long.vmptrlds, short.vmptrlds),
+        vmclears: each(long.vmclears, short.vmclears),
+    })
+}
+
+fn measure_start_up(target: Target) -> Result<StartUp, RunError> {
+    let usage = |who| getrusage(who).ok();
+    let cpu = |usage: &Usage| (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6;
+    let total =
+        || [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(usage).map(|usage| cpu(&usage)).sum::<f64>();
+    let before = total();
+    let (_, counters) = run_guest(target, "hello", "", TRACE_OFF)?;
+    let cpu_seconds = total() - before;
+    let kibibytes: i64 =
+        [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].into_iter().filter_map(usage).map(|usage| usage.max_rss()).sum();
+    Ok(StartUp {
+        cpu_seconds,
+        memory_mib: kibibytes as f64 / 1024.0,
+        instructions_to_first_entry: counters.tsc_at_first_entry.saturating_sub(counters.tsc_at_start),
+    })
+}
+
+fn table(rows: &[Row], start_up: &StartUp) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(["exit", "tracing", "instructions", "KVM 6.1", "VMREADs", "KVM 6.1", "VMWRITEs", "KVM 6.1", "exits"]);
+    for row in rows {
+        let kvm = OPERATIONS.iter().find(|operation| operation.name == row.name).and_then(|operation| operation.kvm);
+        let figure = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+        let beside = |pick: fn((u64, u64, u64)) -> u64| kvm.map_or("-".to_owned(), |figures| pick(figures).to_string());
+        table.add_row([
+            row.name.to_owned(),
+            if row.tracing { "on" } else { "off" }.to_owned(),
+            format!("{:.0}", row.instructions),
+            beside(|(instructions, _, _)| instructions),
+            figure(row.vmreads),
+            beside(|(_, reads, _)| reads),
+            figure(row.vmwrites),
+            beside(|(_, _, writes)| writes),
+            figure(row.exits),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut out = format!("{table}\n");
+    let cpu = rows.first().map_or("", |row| row.cpu);
+    let _ = writeln!(
+        out,
+        "\nBochs {cpu}; one operation each. KVM: Linux 6.1, kernel instructions for an exit of a plain guest, same emulator.\n\
+         \"out\" goes to user space in KVM; \"ept-violation\" is a new page there and an emulated access here.\n\
+         run hello: {:.2} s of CPU time, {:.0} MiB, {} instructions to the first VM entry",
+        start_up.cpu_seconds, start_up.memory_mib, start_up.instructions_to_first_entry
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_taken_from_the_output() {
+        assert_eq!(ticks("cpuid 100 25400\nempty 100 400\n"), Some(25_000));
+        assert_eq!(ticks("nothing"), None);
+        assert_eq!(ticks("cpuid 1 5\nempty 1 6\n"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! One access of an instruction to memory: translated once, split where a page ends and where RAM ends.
+//!
+//! What always holds: a [`Place`] was checked for the kind of access it was made for, so reading and writing it cannot
+//! fail.
+
+use super::EmulationError;
+use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::guest_paging::linear::within_page;
+use crate::guest_paging::{AccessKind, PageFault, PagingState, check, translate};
+use l1_protocol::memory_map::PAGE_SIZE;
+
+/// Devices in the guest's physical address space. An access is 1 to 8 bytes, lies in one page and need not be aligned.
+pub trait MmioBus {
+    /// The `size` bytes at `address`, little-endian; all ones where no device is. Bits above the size are ignored.
+    fn read(&mut self, address: GuestPhysical, size: usize) -> u64;
+    /// Writes the low `size` bytes of `value`, whose other bits are 0; ignored where no device is.
+    fn write(&mut self, address: GuestPhysical, size: usize, value: u64);
+}
+
+/// A bus without any device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unclaimed;
+
+impl MmioBus for Unclaimed {
+    fn read(&mut self, _: GuestPhysical, _: usize) -> u64 {
+        u64::MAX
+    }
+
+    fn write(&mut self, _: GuestPhysical, _: usize, _: u64) {}
+}
+
+/// What an instruction can reach.
+pub(super) struct Machine<'a, 'm> {
+    pub(super) memory: &'a mut GuestMemory<'m>,
+    pub(super) paging: &'a PagingState,
+    pub(super) bus: &'a mut dyn MmioBus,
+}
+
+/// A checked memory operand of 1 to 8 bytes.
+pub(super) struct Place {
+    /// Where it lies, in ascending order of linear addresses. The second piece is empty if it does not cross a page.
+    pieces: [(GuestPhysical, usize); 2],
+}
+
+/// The page last used through a pointer of a string instruction: its linear and its physical address. It serves one
+/// call of the emulation, like an entry of a TLB.
+pub(super) type LastPage = Option<(u64, u64)>;
+
+impl Machine<'_, '_> {
+    /// Checks an access to `size` bytes at `linear`. No flag in the page tables is set unless both pages allow it.
+    pub(super) fn place(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<Place, PageFault> {
+        let first = within_page(linear, size);
+        if first == size {
+            let address = translate(self.memory, self.paging, linear, kind)?;
+            return Ok(Place { pieces: [(address, size), (GuestPhysical(0), 0)] });
+        }
+        let second = linear.wrapping_add(first as u64);
+        check(self.memory, self.paging, linear, kind)?;
+        check(self.memory, self.paging, second, kind)?;
+        let pieces = [
+            (translate(self.memory, self.paging, linear, kind)?, first),
+            (translate(self.memory, self.paging, second, kind)?, size - first),
+        ];
+        Ok(Place { pieces })
+    }
+
+    /// Like [`Self::place`], with the translation of the page last used at hand.
+    pub(super) fn place_near(
+        &mut self,
+        last: &mut LastPage,
+        linear: u64,
+        size: usize,
+        kind: AccessKind,
+    ) -> Result<Place, EmulationError> {
+        let offset = linear % PAGE_SIZE;
+        if within_page(linear, size) < size {
+            return Ok(self.place(linear, size, kind)?);
+        }
+        let page = linear - offset;
+        let physical = match *last {
+            Some((known, physical)) if known == page => physical,
+            _ => {
+                let address = translate(self.memory, self.paging, linear, kind)?.0;
+                *last = Some((page, address - offset));
+                address - offset
+            }
+        };
+        Ok(Place { pieces: [(GuestPhysical(physical + offset), size), (GuestPhysical(0), 0)] })
+    }
+
+    /// The value at `place`.
+    pub(super) fn read(&mut self, place: &Place) -> u64 {
+        let [(first, length), (second, rest)] = place.pieces;
+        let value = self.read_piece(first, length);
+        if rest == 0 { value } else { value | self.read_piece(second, rest) << (8 * length) }
+    }
+
+    /// Writes the low bytes of `value` to `place`.
+    pub(super) fn write(&mut self, place: &Place, value: u64) {
+        let [(first, length), (second, rest)] = place.pieces;
+        self.write_piece(first, length, value);
+        if rest != 0 {
+            self.write_piece(second, rest, value >> (8 * length));
+        }
+    }
+
+    /// Whether an access in one page is to RAM, to the bus, or to both.
+    fn target(&mut self, address: GuestPhysical, length: usize) -> Target {
+        if self.memory.is_ram(address, length) {
+            return Target::Ram;
+        }
+        let end = GuestPhysical(address.0.wrapping_add(length as u64 - 1));
+        if self.memory.is_ram(address, 1) || self.memory.is_ram(end, 1) { Target::Both } else { Target::Bus }
+    }
+
+    fn read_piece(&mut self, address: GuestPhysical, length: usize) -> u64 {
+        match self.target(address, length) {
+            Target::Ram => {
+                let mut bytes = [0; 8];
+                self.memory.read(address, &mut bytes[..length]);
+                u64::from_le_bytes(bytes)
+            }
+            Target::Bus => self.bus.read(address, length) & low_bytes(length),
+            Target::Both => (0..length).fold(0, |value, offset| {
+                let byte = self.read_piece(GuestPhysical(address.0.wrapping_add(offset as u64)), 1);
+                value | byte << (8 * offset)
+            }),
+        }
+    }
+
+    fn write_piece(&mut self, address: GuestPhysical, length: usize, value: u64) {
+        match self.target(address, length) {
+            Target::Ram => self.memory.write(address, &value.to_le_bytes()[..length]),
+            Target::Bus => self.bus.write(address, length, value & low_bytes(length)),
+            Target::Both => {
+                for offset in 0..length {
+                    self.write_piece(GuestPhysical(address.0.wrapping_add(offset as u64)), 1, value >> (8 * offset));
+                }
+            }
+        }
+    }
+}
+
+enum Target {
+    Ram,
+    Bus,
+    Both,
+}
+
+/// The mask of the low `size` bytes, 1 to 8.
+pub(super) const fn low_bytes(size: usize) -> u64 {
+    u64::MAX >> (64 - 8 * size)
+}
