@@ -84,7 +84,7 @@ fn image_bytes(elf_file: &[u8]) -> Result<(Vec<u8>, u64), HandoverError> {
 }
 
 /// Identity map of the first 4 GiB with 2 MiB pages: PML4, PDPT, four page directories.
-fn page_tables() -> Vec<u8> {
+pub(crate) fn page_tables() -> Vec<u8> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const LARGE: u64 = 1 << 7;
     let mut entries = vec![0_u64; 512 * 6];

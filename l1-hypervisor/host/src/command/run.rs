@@ -297,7 +297,9 @@ pub fn choose_machine(arguments: &RunArguments) -> Result<Target, RunError> {
         MachineChoice::Kvm if cpu.is_some() => {
             Err(RunError::Usage("--cpu names a processor model of Bochs; on KVM the processor is the host's"))
         }
-        MachineChoice::Kvm => kvm::check().map(|()| Target::Kvm).map_err(|problem| RunError::NoMachine(problem.to_string())),
+        MachineChoice::Kvm => kvm::check()
+            .map(|()| Target::Kvm)
+            .map_err(|problem| RunError::NoMachine(format!("{problem}; remedy: {}", problem.remedy()))),
         MachineChoice::Bochs => model(cpu).map(Target::Bochs),
         MachineChoice::Auto if cpu.is_some() => model(cpu).map(Target::Bochs),
         MachineChoice::Auto => match kvm::check() {
