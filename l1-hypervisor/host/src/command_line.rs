@@ -30,6 +30,7 @@ Exit status:
   130  interrupted";
 
 /// The commands.
+#[allow(clippy::large_enum_variant, reason = "there is one value in a process")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a guest: a built-in one by name, or a file (ELF64, Multiboot 1, Linux bzImage, flat binary)

@@ -29,6 +29,8 @@ pub struct Options {
     pub intercepts: u32,
     /// Exceptions that exit, a bit a vector.
     pub exception_intercepts: u32,
+    /// Whether L1 shall send the capability MSRs.
+    pub report_capabilities: bool,
     /// Bytes of L2's memory.
     pub guest_memory: u64,
     /// Ticks of the time-stamp counter in a second.
@@ -94,7 +96,7 @@ fn image_bytes(elf_file: &[u8]) -> Result<(Vec<u8>, u64), HandoverError> {
 }
 
 /// Identity map of the first 4 GiB with 2 MiB pages: PML4, PDPT, four page directories.
-fn page_tables() -> Vec<u8> {
+pub(crate) fn page_tables() -> Vec<u8> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const LARGE: u64 = 1 << 7;
     let mut entries = vec![0_u64; 512 * 6];
@@ -153,6 +155,7 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     information.shadowing = options.shadowing;
     information.intercepts = options.intercepts;
     information.exception_intercepts = options.exception_intercepts;
+    information.report_capabilities = options.report_capabilities.into();
     information.segment_count = guest.segments.len() as u32;
     information.start = guest.start;
     information.seal();

@@ -1,0 +1,121 @@
+//! A virtual machine as L1 wants to find it: memory filled, the processor in 64-bit mode before the first instruction.
+#![expect(unsafe_code, reason = "memory that the virtual machine writes")]
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use l1_protocol::memory_map::{BOOT_INFORMATION, BOOT_PAGE_TABLES, MEMORY_END};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::machine::{MachineError, MemoryImage};
+
+/// Three pages that KVM on Intel wants for itself (real mode without unrestricted guest), and the page before them.
+/// Both lie above [`MEMORY_END`] and below the reset ROM's usual place.
+const TASK_STATE: usize = 0xfffb_d000;
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// CR0: paging, numeric error, extension type, protection (SDM 3A 2.5 "Control Registers").
+const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 0;
+/// CR4: physical-address extension.
+const CR4: u64 = 1 << 5;
+/// IA32_EFER: IA-32e mode enabled and active.
+const EFER: u64 = 1 << 8 | 1 << 10;
+/// RFLAGS: only bit 1, which is always 1.
+const RFLAGS: u64 = 1 << 1;
+
+/// A virtual machine with one processor.
+#[derive(Debug)]
+pub struct VirtualMachine {
+    /// The processor. It keeps the virtual machine alive in the kernel.
+    pub vcpu: VcpuFd,
+    // Declared after `vcpu`, so closed after it.
+    _vm: VmFd,
+}
+
+impl VirtualMachine {
+    /// Builds the machine and its memory.
+    ///
+    /// The memory must live as long as the machine.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn build(image: MemoryImage) -> Result<(Self, GuestMemoryMmap), MachineError> {
+        let kvm = Kvm::new().map_err(MachineError::system("open /dev/kvm"))?;
+        let vm = kvm.create_vm().map_err(MachineError::system("create a virtual machine"))?;
+        vm.set_tss_address(TASK_STATE).map_err(MachineError::system("place KVM's task-state segment"))?;
+        vm.set_identity_map_address(IDENTITY_MAP).map_err(MachineError::system("place KVM's identity map"))?;
+        // L1 lets L2 sleep in the activity state HLT. Without a local APIC in the kernel KVM would return to us at every such
+        // entry instead of sleeping until the VMX-preemption timer expires. L1 does not use the APIC itself.
+        vm.create_irq_chip().map_err(MachineError::system("create the interrupt controllers"))?;
+        let memory = memory(&image)?;
+        give_memory(&vm, &memory, image.memory_size)?;
+
+        let vcpu = vm.create_vcpu(0).map_err(MachineError::system("create a virtual processor"))?;
+        let cpuid =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(MachineError::system("read the CPUID that KVM supports"))?;
+        vcpu.set_cpuid2(&cpuid).map_err(MachineError::system("set the virtual processor's CPUID"))?;
+        let mut special = vcpu.get_sregs().map_err(MachineError::system("read the virtual processor's control registers"))?;
+        enter_long_mode(&mut special);
+        vcpu.set_sregs(&special).map_err(MachineError::system("set the virtual processor's control registers"))?;
+        let general = kvm_regs { rip: image.entry, rdi: BOOT_INFORMATION, rflags: RFLAGS, ..kvm_regs::default() };
+        vcpu.set_regs(&general).map_err(MachineError::system("set the virtual processor's registers"))?;
+        Ok((Self { vcpu, _vm: vm }, memory))
+    }
+}
+
+/// The machine's memory, reserved only where it is touched, with the image's pieces in it.
+fn memory(image: &MemoryImage) -> Result<GuestMemoryMmap, MachineError> {
+    let refused = |what: String| MachineError::Machine(format!("cannot make the machine's memory: {what}"));
+    if image.memory_size > MEMORY_END {
+        return Err(refused(format!("{:#x} bytes are more than {MEMORY_END:#x}", image.memory_size)));
+    }
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), image.memory_size as usize)])
+        .map_err(|e| refused(e.to_string()))?;
+    for (address, bytes) in &image.pieces {
+        memory.write_slice(bytes, GuestAddress(*address)).map_err(|error| refused(error.to_string()))?;
+    }
+    Ok(memory)
+}
+
+fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap, size: u64) -> Result<(), MachineError> {
+    let start = memory.get_host_address(GuestAddress(0)).map_err(|error| MachineError::Machine(error.to_string()))?;
+    let slot = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: size,
+        userspace_addr: start.expose_provenance() as u64,
+    };
+    // SAFETY: the range is one anonymous mapping of `size` bytes. Whoever holds the machine holds the mapping too
+    // (`KvmMachine`, the vCPU thread), and this process reads and writes it only by volatile accesses of vm-memory.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(MachineError::system("give the virtual machine its memory"))
+}
+
+/// The state that Bochs's reset ROM leaves the processor in too: 64-bit mode, paging by the tables in the image, flat
+/// segments. The descriptor tables are empty, L1 loads its own.
+fn enter_long_mode(special: &mut kvm_sregs) {
+    let data = kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector: 0x10,
+        // Read/write data, accessed (SDM 3A table 3-1 "Code- and Data-Segment Types").
+        type_: 3,
+        present: 1,
+        dpl: 0,
+        db: 1,
+        s: 1,
+        l: 0,
+        g: 1,
+        ..kvm_segment::default()
+    };
+    // Execute/read code, accessed; L = 1 and D = 0: 64-bit.
+    special.cs = kvm_segment { selector: 0x8, type_: 11, db: 0, l: 1, ..data };
+    special.ds = data;
+    special.es = data;
+    special.fs = data;
+    special.gs = data;
+    special.ss = data;
+    special.cr0 = CR0;
+    special.cr3 = BOOT_PAGE_TABLES;
+    special.cr4 = CR4;
+    special.efer = EFER;
+}

@@ -1,0 +1,23 @@
+//! What becomes of a test whose machine or package cannot be had here.
+
+use std::fmt::Display;
+
+use libtest_mimic::{Completion, Failed};
+
+/// Whether this is a run in CI, where nothing may be missing: `CI` is set to anything but nothing, `0` or `false`.
+#[must_use]
+pub fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()))
+}
+
+/// The result of a test that cannot run here: skipped with the reason on a developer's machine, failed in CI.
+///
+/// # Errors
+/// In CI.
+pub fn skipped(reason: impl Display) -> Result<Completion, Failed> {
+    if in_ci() {
+        Err(Failed::from(format!("skipped, which CI does not allow: {reason}")))
+    } else {
+        Ok(Completion::ignored_with(format!("skipped: {reason}")))
+    }
+}

@@ -1,0 +1,129 @@
+//! The same guest on the real KVM of Debian's kernel and on bare Bochs: exit status, output and canonical trace are
+//! equal, byte for byte, apart from what docs/deviations.md lists.
+//!
+//! One boot for each processor model serves all its tests; `cargo test --test kvm_lab -- hello` boots for those only.
+
+#[path = "kvm_lab/deviation.rs"]
+mod deviation;
+#[path = "kvm_lab/outcome.rs"]
+mod outcome;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use l1_hypervisor::machine::bochs::model::{self, Model};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use outcome::Outcome;
+use tests::lab::job::{Ending, Job};
+use tests::lab::{Lab, LabError, LabRun};
+use tests::skip::skipped;
+
+/// The guests that must behave alike.
+const GUESTS: &[&str] = &["hello", "cpuid", "io", "msr", "mmio", "real-mode", "exceptions", "interrupts", "fpu", "triple-fault"];
+
+/// Processor models, and whether KVM may use VMCS shadowing there. Ivy Bridge has none.
+const MACHINES: &[(&str, &[bool])] = &[("haswell", &[true, false]), ("ivy-bridge", &[true])];
+
+/// Arguments on every machine. The guests need little memory.
+const COMMON: &[&str] = &["--memory", "16M", "--trace", "canonical", "--quiet"];
+/// Where the program leaves its trace in the lab.
+const TRACE: &str = "/tmp/trace.txt";
+/// By the lab's clock.
+const TIMEOUT: Duration = Duration::from_secs(40);
+
+/// The one boot of a processor model.
+#[derive(Debug)]
+struct Boot {
+    model: &'static Model,
+    jobs: OnceLock<Vec<Job>>,
+    run: OnceLock<Result<LabRun, LabError>>,
+}
+
+impl Boot {
+    /// The result of the job called `name`; the first caller boots, the others wait.
+    fn result(&self, name: &str) -> Result<Outcome, LabProblem> {
+        let jobs = self.jobs.get().map_or(&[][..], Vec::as_slice);
+        let run = self.run.get_or_init(|| Lab::new(self.model).run(jobs));
+        let run = run.as_ref().map_err(|error| LabProblem { missing: error.is_missing(), text: error.to_string() })?;
+        let place = jobs.iter().position(|job| job.name == name);
+        if let Some(result) = place.and_then(|place| run.results.get(place)) {
+            return Ok(Outcome {
+                status: match result.ending {
+                    Ending::Exited(status) => format!("exit status {status}"),
+                    Ending::Signaled(signal) => format!("signal {signal}"),
+                    Ending::TimedOut => "timed out".to_owned(),
+                },
+                stdout: result.stdout.clone(),
+                stderr: result.stderr.clone(),
+                trace: result.files.get(TRACE).cloned().unwrap_or_default(),
+            });
+        }
+        let reason = run.failure.as_ref().map_or_else(|| "the lab has no result for it".to_owned(), ToString::to_string);
+        let first = jobs.get(run.results.len()).map_or("", |job| &job.name);
+        Err(LabProblem {
+            missing: false,
+            text: format!(
+                "{reason}\nthe job without a result that comes first is {first}; the kernel said:\n{}",
+                run.kernel_log.join("\n")
+            ),
+        })
+    }
+}
+
+/// Why there is no result.
+struct LabProblem {
+    missing: bool,
+    text: String,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tests of a model wait for its boot: without a thread for each model, the boots would follow each other.
+    arguments.test_threads.get_or_insert(GUESTS.len() * MACHINES.len());
+    let mut trials = Vec::new();
+    for (name, shadowing) in MACHINES {
+        let model = model::find(name).unwrap_or_else(|| panic!("Bochs has no model {name}"));
+        let boot = Arc::new(Boot { model, jobs: OnceLock::new(), run: OnceLock::new() });
+        let mut jobs = Vec::new();
+        for &shadow_vmcs in *shadowing {
+            for guest in GUESTS {
+                let trial = trial(guest, shadow_vmcs, &boot);
+                if !arguments.is_filtered_out(&trial) {
+                    jobs.push(job(guest, shadow_vmcs));
+                }
+                trials.push(trial);
+            }
+        }
+        boot.jobs.get_or_init(|| jobs);
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn job_name(guest: &str, shadow_vmcs: bool) -> String {
+    format!("enable_shadow_vmcs={}::{guest}", u8::from(shadow_vmcs))
+}
+
+fn job(guest: &str, shadow_vmcs: bool) -> Job {
+    let arguments =
+        ["run", guest, "--machine", "kvm", "--trace-out", TRACE].into_iter().chain(COMMON.iter().copied()).map(str::to_owned);
+    let name = job_name(guest, shadow_vmcs);
+    Job { name, arguments: arguments.collect(), shadow_vmcs, files: vec![TRACE.to_owned()], timeout: TIMEOUT }
+}
+
+fn trial(guest: &'static str, shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
+    let boot = Arc::clone(boot);
+    let job = job_name(guest, shadow_vmcs);
+    Trial::ignorable_test(format!("{}::{job}", boot.model.name), move || compare(guest, &job, &boot))
+}
+
+fn compare(guest: &str, job: &str, boot: &Boot) -> Result<Completion, Failed> {
+    let in_kvm = match boot.result(job) {
+        Ok(outcome) => outcome,
+        Err(LabProblem { missing: true, text }) => return skipped(text),
+        Err(LabProblem { text, .. }) => return Err(Failed::from(text)),
+    };
+    let bare = outcome::on_bochs(guest, boot.model, COMMON)?;
+    deviation::compare(guest, boot.model.name, &bare, &in_kvm)?;
+    Ok(Completion::Completed)
+}
