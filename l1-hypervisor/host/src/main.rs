@@ -2,14 +2,14 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use l1_hypervisor::command::{bench, exit_code, guests, run};
+use l1_hypervisor::command::{bench, doctor, exit_code, guests, run};
 use l1_hypervisor::command_line::{Command, CommandLine};
 use l1_hypervisor::session::INTERRUPTED;
 use l1_protocol::end::ExitStatus;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -36,15 +36,23 @@ fn main() -> ExitCode {
                 exit_code(error.exit_status())
             }
         },
-        Command::Doctor(_) => {
-            eprintln!("error: not there yet");
-            exit_code(ExitStatus::Usage)
-        }
+        Command::Doctor(arguments) => match doctor::doctor(&arguments, &mut io::stdout().lock()) {
+            Ok(status) => exit_code(status),
+            Err(error) => {
+                eprintln!("error: {error}");
+                exit_code(error.exit_status())
+            }
+        },
     }
 }
 
-/// The first SIGINT or SIGTERM ends the run in order, so that what was captured is kept.
+/// The first SIGINT or SIGTERM ends the run in order, so that what was captured is kept; the second ends the program.
 fn catch_signals() {
-    let _ = Arc::new(());
-    let _ = INTERRUPTED.load(Ordering::Relaxed);
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: at the first signal the flag is still down when the default action looks at it.
+        let caught = flag::register_conditional_default(signal, &INTERRUPTED).and_then(|_| flag::register(signal, &INTERRUPTED));
+        if let Err(error) = caught {
+            eprintln!("warning: cannot catch signal {signal}: {error}");
+        }
+    }
 }

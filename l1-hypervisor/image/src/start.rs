@@ -1,6 +1,7 @@
 //! From the first instruction to the end of the run.
 #![expect(unsafe_code, reason = "memory and registers of the machine")]
 
+use alloc::vec::Vec;
 use core::ptr;
 
 use l1_protocol::boot::{BootInformation, MACHINE_BOCHS, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM};
@@ -69,10 +70,17 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
     if let Err(error) = unsafe { paging::load(&information) } {
         panic!("L1's page tables: {error}");
     }
-    let capabilities = match enter_vmx_operation() {
+    let capabilities = match read_capabilities() {
         Ok(capabilities) => capabilities,
         Err(unfit) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}")),
     };
+    // Also of a processor that L1 cannot use: there they are asked for most.
+    if information.report_capabilities != 0 {
+        send_capabilities(channel, &capabilities);
+    }
+    if let Err(unfit) = enter_vmx_operation(&capabilities) {
+        end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}"));
+    }
     match shadowing(&capabilities, information.shadowing) {
         Ok(mode) => channel.message(Severity::Information, format_args!("shadowing: {mode}")),
         Err(problem) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{problem}")),
@@ -124,22 +132,32 @@ unsafe fn memory(start: u64, size: u64) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(start as usize), size as usize) }
 }
 
-/// Checks the processor, prepares CR0, CR4, XCR0 and IA32_FEATURE_CONTROL, and executes VMXON.
-fn enter_vmx_operation() -> Result<Capabilities, Unfit> {
+/// Checks that the processor has VMX and allows VMXON, and reads what its VMX supports.
+fn read_capabilities() -> Result<Capabilities, Unfit> {
     let features = raw_cpuid::CpuId::with_cpuid_fn(native_cpuid).get_feature_info();
     if !features.as_ref().is_some_and(raw_cpuid::FeatureInfo::has_vmx) || processor::cpuid(1, 0).ecx & CPUID_VMX == 0 {
         return Err(Unfit::NoVmx);
     }
     // SAFETY: IA32_FEATURE_CONTROL and the capability MSRs that `Capabilities::read` asks for exist on a processor with
     // VMX; setting the lock with VMXON allowed takes nothing away that was there.
-    let capabilities = unsafe {
+    unsafe {
         let current = processor::read_msr(msr::IA32_FEATURE_CONTROL);
         if let Some(value) = fitness::feature_control_to_write(current)? {
             processor::write_msr(msr::IA32_FEATURE_CONTROL, value);
         }
-        Capabilities::read(|number| Some(processor::read_msr(number)))?
-    };
-    fitness::check(&capabilities)?;
+        Ok(Capabilities::read(|number| Some(processor::read_msr(number)))?)
+    }
+}
+
+fn send_capabilities(channel: &mut Channel, capabilities: &Capabilities) {
+    let entries: Vec<u8> =
+        capabilities.iter().flat_map(|(number, value)| number.to_le_bytes().into_iter().chain(value.to_le_bytes())).collect();
+    channel.frame(FrameKind::Capabilities, &[&entries]);
+}
+
+/// Checks the capabilities, prepares CR0, CR4 and XCR0, and executes VMXON.
+fn enter_vmx_operation(capabilities: &Capabilities) -> Result<(), Unfit> {
+    fitness::check(capabilities)?;
     let (cr0, cr4) = (capabilities.cr0_fixed(), capabilities.cr4_fixed());
     let mut new_cr4 = (processor::read_cr4() | CR4_VMXE | cr4.required) & cr4.allowed;
     let has_xsave = processor::cpuid(1, 0).ecx & CPUID_XSAVE != 0;
@@ -163,7 +181,7 @@ fn enter_vmx_operation() -> Result<Capabilities, Unfit> {
             panic!("VMXON failed: {failure:?}");
         }
     }
-    Ok(capabilities)
+    Ok(())
 }
 
 fn native_cpuid(leaf: u32, subleaf: u32) -> raw_cpuid::CpuIdResult {

@@ -104,6 +104,10 @@ pub struct BootInformation {
     pub exception_intercepts: u32,
     /// Number of entries of `segments` that count.
     pub segment_count: u32,
+    /// 1: L1 sends the capability MSRs ([`crate::frame::FrameKind::Capabilities`]). 0: it does not.
+    pub report_capabilities: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The state L2's processor starts in.
     pub start: GuestStart,
     /// What L2's memory is filled with.
@@ -222,6 +226,8 @@ impl BootInformation {
         known("machine", self.machine, MACHINE_BOCHS..=MACHINE_KVM)?;
         known("trace_mode", self.trace_mode, TRACE_OFF..=TRACE_STREAM)?;
         known("shadowing", self.shadowing, SHADOWING_AUTO..=SHADOWING_SOFTWARE)?;
+        known("report_capabilities", self.report_capabilities, 0..=1)?;
+        known("reserved", self.reserved, 0..=0)?;
         known("start.mode", self.start.mode, crate::guest::START_REAL_MODE..=crate::guest::START_LONG_MODE)?;
         // Time for L2 is computed by dividing by it.
         known("tsc_frequency", u32::from(self.tsc_frequency < 1_000_000), 0..=0)
@@ -293,6 +299,8 @@ mod tests {
         assert_eq!(verdict(|i| i.segments[0].guest_address = GUEST_HOLE_START), Err(E::Segment { index: 0 }));
         assert!(matches!(verdict(|i| i.machine = 9), Err(E::Choice { what: "machine", .. })));
         assert!(matches!(verdict(|i| i.tsc_frequency = 0), Err(E::Choice { what: "tsc_frequency", .. })));
+        assert!(matches!(verdict(|i| i.report_capabilities = 2), Err(E::Choice { what: "report_capabilities", .. })));
+        assert!(matches!(verdict(|i| i.reserved = 1), Err(E::Choice { what: "reserved", .. })));
     }
 
     #[test]

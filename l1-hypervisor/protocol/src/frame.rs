@@ -14,6 +14,9 @@ pub const HEADER: usize = 4;
 /// The most bytes a payload may have.
 pub const PAYLOAD_MAXIMUM: usize = 32 * 1024;
 
+/// Bytes of one capability MSR in [`FrameKind::Capabilities`].
+pub const CAPABILITY: usize = 12;
+
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -28,6 +31,9 @@ pub enum FrameKind {
     History = 4,
     /// The last frame: an [`crate::end::EndReport`], then UTF-8 text.
     End = 5,
+    /// The capability MSRs that the processor has, in ascending order, [`CAPABILITY`] bytes each: number (`u32`) and
+    /// value (`u64`), little endian. Sent if the boot information asks for it, before L1 judges them.
+    Capabilities = 6,
 }
 
 impl FrameKind {
@@ -40,6 +46,7 @@ impl FrameKind {
             3 => Self::Message,
             4 => Self::History,
             5 => Self::End,
+            6 => Self::Capabilities,
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
 //! The commands of the program, one a module.
 
 pub mod bench;
+pub mod doctor;
 pub mod guests;
 pub mod run;
 

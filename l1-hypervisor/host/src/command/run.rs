@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use exit_trace::canonical::{Canonical, Options as CanonicalOptions};
 use exit_trace::statistics::Statistics;
@@ -214,11 +214,19 @@ pub fn run_with_trace(
     input: Input,
     trace_mode: u32,
 ) -> Result<RunResult, RunError> {
+    run_with_options(target, &options(target, arguments, trace_mode)?, guest, sinks, input, arguments.timeout)
+}
+
+/// What L1 is told for a run as `arguments` say.
+///
+/// # Errors
+/// [`RunError`].
+pub fn options(target: Target, arguments: &RunArguments, trace_mode: u32) -> Result<handover::Options, RunError> {
     let (machine_number, tsc_frequency, wall_clock) = match target {
         Target::Bochs(_) => (boot::MACHINE_BOCHS, INSTRUCTIONS_PER_SECOND, BOCHS_WALL_CLOCK),
         Target::Kvm => (boot::MACHINE_KVM, kvm::tsc_frequency().map_err(SessionError::from)?, now()),
     };
-    let options = handover::Options {
+    Ok(handover::Options {
         machine: machine_number,
         trace_mode,
         shadowing: match arguments.shadowing {
@@ -228,12 +236,27 @@ pub fn run_with_trace(
         },
         intercepts: arguments.intercept.iter().copied().map(Intercept::bit).fold(0, |bits, bit| bits | bit),
         exception_intercepts: arguments.intercept_exceptions.iter().fold(0, |bits, vector| bits | 1 << vector),
+        report_capabilities: false,
         guest_memory: arguments.memory,
         tsc_frequency,
         wall_clock,
-    };
-    let image = handover::prepare(built_in::IMAGE, guest, &options)?;
-    let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
+    })
+}
+
+/// As [`run_on`], with what L1 is told in detail. A `timeout` of zero is none.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_with_options(
+    target: Target,
+    options: &handover::Options,
+    guest: &LoadedGuest<'_>,
+    sinks: &mut Sinks<'_>,
+    input: Input,
+    timeout: Duration,
+) -> Result<RunResult, RunError> {
+    let image = handover::prepare(built_in::IMAGE, guest, options)?;
+    let timeout = (!timeout.is_zero()).then_some(timeout);
     let mut machine: Box<dyn RunningMachine> = match target {
         Target::Bochs(model) => Box::new(BochsMachine::start(model, image).map_err(SessionError::from)?),
         Target::Kvm => Box::new(KvmMachine::start(image).map_err(SessionError::from)?),
@@ -283,15 +306,20 @@ fn load<'a>(arguments: &RunArguments, files: &'a GuestFiles) -> Result<LoadedGue
     )?)
 }
 
+/// The processor model of Bochs called `name`.
+///
+/// # Errors
+/// [`RunError::NoModel`].
+pub fn find_model(name: &str) -> Result<&'static Model, RunError> {
+    model::find(name).ok_or_else(|| RunError::NoModel { name: name.to_owned() })
+}
+
 /// The machine for a run: what was asked for, or what is there.
 ///
 /// # Errors
 /// [`RunError`].
 pub fn choose_machine(arguments: &RunArguments) -> Result<Target, RunError> {
-    let model = |name: Option<&str>| {
-        let name = name.unwrap_or(model::DEFAULT);
-        model::find(name).ok_or_else(|| RunError::NoModel { name: name.to_owned() })
-    };
+    let model = |name: Option<&str>| find_model(name.unwrap_or(model::DEFAULT));
     let cpu = arguments.cpu.as_deref();
     match arguments.machine {
         MachineChoice::Kvm if cpu.is_some() => {

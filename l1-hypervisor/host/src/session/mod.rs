@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use exit_trace::decode::{Decoder, Item};
 use exit_trace::record::Record;
 use l1_protocol::end::{EndReason, EndReport, ExitStatus};
-use l1_protocol::frame::{FrameKind, Severity};
+use l1_protocol::frame::{CAPABILITY, FrameKind, Severity};
 use thiserror::Error;
 use tracing::{debug, error, info, warn};
 use zerocopy::FromBytes;
@@ -66,6 +66,8 @@ pub struct RunResult {
     pub last_exits: Vec<Record>,
     /// The last bytes that L2 printed.
     pub last_output: Vec<u8>,
+    /// The capability MSRs that L1 found, if it was asked to send them: number and value, in ascending order.
+    pub capabilities: Vec<(u32, u64)>,
     /// What the machine said about itself, if it died.
     pub last_words: String,
     /// How long the run took.
@@ -110,6 +112,7 @@ struct Session<'a, 's> {
     decoder: Decoder,
     last_exits: VecDeque<Record>,
     last_output: VecDeque<u8>,
+    capabilities: Vec<(u32, u64)>,
     end: Option<(EndReport, String)>,
 }
 
@@ -131,6 +134,7 @@ pub fn run(
         decoder: Decoder::new(),
         last_exits: VecDeque::new(),
         last_output: VecDeque::new(),
+        capabilities: Vec::new(),
         end: None,
     };
     let ending = session.follow(&mut input, started, timeout)?;
@@ -144,6 +148,7 @@ pub fn run(
         text,
         last_exits: session.last_exits.into(),
         last_output: session.last_output.into(),
+        capabilities: session.capabilities,
         last_words,
         duration: started.elapsed(),
     })
@@ -225,6 +230,7 @@ impl Session<'_, '_> {
                     }
                 }
             }
+            FrameKind::Capabilities => self.capabilities = capabilities(payload),
             FrameKind::End => {
                 let Ok((report, text)) = EndReport::read_from_prefix(payload) else {
                     error!(target: MESSAGE_TARGET, "L1's last frame has {} bytes, too few", payload.len());
@@ -253,5 +259,28 @@ impl Session<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The entries of [`FrameKind::Capabilities`].
+fn capabilities(payload: &[u8]) -> Vec<(u32, u64)> {
+    let entries = payload.as_chunks::<CAPABILITY>().0.iter();
+    entries
+        .filter_map(|entry| {
+            let (number, value) = entry.split_first_chunk()?;
+            Some((u32::from_le_bytes(*number), u64::from_le_bytes(value.try_into().ok()?)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_taken_apart() {
+        let payload = [&[0x80, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8][..], &[0x81, 4, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0], &[1; 11]].concat();
+        assert_eq!(capabilities(&payload), [(0x480, 0x0807_0605_0403_0201), (0x481, 9)]);
+        assert_eq!(capabilities(&[]), []);
     }
 }

@@ -121,7 +121,9 @@ impl Process {
             .env("TERM", "linux")
             .stdin(terminal.slave_stdio()?)
             .stdout(terminal.slave_stdio()?)
-            .stderr(errors);
+            .stderr(errors)
+            // A Ctrl-C is for us alone: it would stop Bochs before L1 can report.
+            .process_group(0);
         end_with_parent(&mut command);
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StartError::NotInstalled,

@@ -1,0 +1,167 @@
+//! Whether Bochs can run L1 here: it has to.
+
+use std::time::Duration;
+
+use l1_protocol::boot::TRACE_OFF;
+use l1_protocol::end::{EndReason, ExitStatus};
+use thiserror::Error;
+
+use crate::built_in;
+use crate::command::run::{self, RunError, Target};
+use crate::command_line::RunArguments;
+use crate::loader::{self, LoadOptions};
+use crate::machine::MachineError;
+use crate::machine::bochs::model::Model;
+use crate::machine::bochs::process::StartError;
+use crate::session::input::Input;
+use crate::session::sinks::{Sinks, Trace};
+use crate::session::{Ending, RunResult, SessionError, report};
+
+/// The built-in guest that has to run.
+const GUEST: &str = "hello";
+/// Its memory, in bytes.
+const MEMORY: u64 = 16 << 20;
+/// It takes a fifth of a second.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why Bochs cannot run L1.
+#[derive(Debug, Error)]
+pub enum BochsProblem {
+    /// The program is not there.
+    #[error("Bochs (bochs-bin) is not installed")]
+    NotInstalled,
+    /// Its text display is a package of its own.
+    #[error("Bochs has no text display (the plugin of its display library \"term\")")]
+    NoTextDisplay,
+    /// It ended before L1 sent anything.
+    #[error("Bochs does not run L1; its last words: {0}")]
+    DidNotRun(String),
+    /// Its processors have no VMX: it was built without.
+    #[error("this Bochs was built without VMX: {0}")]
+    NoVmx(String),
+    /// The processor model lacks something else that L1 needs.
+    #[error("L1 cannot use this processor: {0}")]
+    Unfit(String),
+    /// The guest did not succeed.
+    #[error("L1 runs on Bochs, but its guest {GUEST} did not succeed: {0}")]
+    GuestFailed(String),
+    /// The operating system refused something.
+    #[error("Bochs cannot be started: {0}")]
+    Refused(String),
+    /// The user interrupted it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl BochsProblem {
+    /// What a user can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotInstalled => "`apt-get install bochs bochs-term` as root",
+            Self::NoTextDisplay => "`apt-get install bochs-term` as root",
+            Self::DidNotRun(_) => {
+                "Debian's Bochs 2.7 (packages bochs and bochs-term) is known to work; another one may come first in PATH"
+            }
+            Self::NoVmx(_) => "a Bochs configured with --enable-vmx=2, as Debian's packages bochs and bochs-term are",
+            Self::Unfit(_) => "another processor model: see --cpu, haswell is the default",
+            Self::GuestFailed(_) => "this is a bug, please report it with this text",
+            Self::Refused(_) => "see the message: perhaps there is no room for temporary files (TMPDIR), memory or processes",
+            Self::Interrupted => "run it again",
+        }
+    }
+}
+
+/// What L1 found on a processor model.
+#[derive(Debug)]
+pub struct Found {
+    /// The capability MSRs: number and value.
+    pub capabilities: Vec<(u32, u64)>,
+    /// Why L1 did not host its guest there, if so.
+    pub problem: Option<BochsProblem>,
+}
+
+/// Runs L1 with a guest on `model`.
+///
+/// # Errors
+/// [`BochsProblem`] if L1 did not get as far as to read the capability MSRs.
+pub fn probe(model: &'static Model) -> Result<Found, BochsProblem> {
+    match run_guest(model) {
+        Ok(result) => judge(result),
+        Err(RunError::Session(SessionError::Machine(MachineError::Bochs(StartError::NotInstalled)))) => {
+            Err(BochsProblem::NotInstalled)
+        }
+        Err(error) => Err(BochsProblem::Refused(error.to_string())),
+    }
+}
+
+fn run_guest(model: &'static Model) -> Result<RunResult, RunError> {
+    let target = Target::Bochs(model);
+    let arguments = RunArguments { guest: GUEST.to_owned(), memory: MEMORY, ..RunArguments::default() };
+    let guest = built_in::find(GUEST).ok_or_else(|| RunError::NoGuest(GUEST.to_owned()))?;
+    let load = LoadOptions { file_name: GUEST, memory_size: MEMORY, command_line: "", initrd: None, load_at: None };
+    let loaded = loader::load(guest.elf, &load)?;
+    let mut options = run::options(target, &arguments, TRACE_OFF)?;
+    options.report_capabilities = true;
+    let mut sinks = Sinks { console: Box::new(std::io::sink()), trace: Trace::Off, statistics: None };
+    run::run_with_options(target, &options, &loaded, &mut sinks, Input::none(), TIMEOUT)
+}
+
+/// What the end of the run says about Bochs and its processor.
+fn judge(result: RunResult) -> Result<Found, BochsProblem> {
+    let text = result.text.clone();
+    let problem = match result.ending {
+        Ending::Interrupted => return Err(BochsProblem::Interrupted),
+        Ending::MachineDied if result.capabilities.is_empty() => return Err(did_not_run(result.last_words)),
+        Ending::Reported(EndReason::UnfitMachine) if result.capabilities.is_empty() => return Err(BochsProblem::NoVmx(text)),
+        Ending::Reported(EndReason::UnfitMachine) => Some(BochsProblem::Unfit(text)),
+        _ if result.exit_status() == ExitStatus::Success => None,
+        _ => Some(BochsProblem::GuestFailed(report::headline(&result))),
+    };
+    Ok(Found { capabilities: result.capabilities, problem })
+}
+
+fn did_not_run(last_words: String) -> BochsProblem {
+    if last_words.contains("display library") && last_words.contains("not available") {
+        BochsProblem::NoTextDisplay
+    } else {
+        let why = last_words.lines().find(|line| line.contains("PANIC")).or(last_words.lines().last());
+        BochsProblem::DidNotRun(why.unwrap_or("none").to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(ending: Ending, text: &str, last_words: &str, capabilities: &[(u32, u64)]) -> RunResult {
+        RunResult {
+            ending,
+            report: None,
+            text: text.to_owned(),
+            last_exits: Vec::new(),
+            last_output: Vec::new(),
+            capabilities: capabilities.to_vec(),
+            last_words: last_words.to_owned(),
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn each_end_has_its_reason() {
+        let msrs = [(0x480, 1)];
+        let words = "stderr.txt: >>PANIC<< bochsrc.txt:7: display library 'term' not available\nstderr.txt: quit_sim called";
+        let died = |words| judge(result(Ending::MachineDied, "", words, &[]));
+        assert!(matches!(died(words), Err(BochsProblem::NoTextDisplay)));
+        assert!(matches!(died("a\nb"), Err(BochsProblem::DidNotRun(last)) if last == "b"));
+        assert!(matches!(died("x\n>>PANIC<< why\nz"), Err(BochsProblem::DidNotRun(line)) if line.ends_with("why")));
+        assert!(matches!(died(""), Err(BochsProblem::DidNotRun(_))));
+        let unfit = |msrs| judge(result(Ending::Reported(EndReason::UnfitMachine), "why", "", msrs));
+        assert!(matches!(unfit(&[]), Err(BochsProblem::NoVmx(text)) if text == "why"));
+        assert!(matches!(unfit(&msrs), Ok(Found { problem: Some(BochsProblem::Unfit(text)), .. }) if text == "why"));
+        let success = judge(result(Ending::Reported(EndReason::GuestSuccess), "", "", &msrs));
+        assert!(matches!(success, Ok(Found { problem: None, capabilities }) if capabilities == msrs));
+        let failed = judge(result(Ending::TimedOut, "", "", &msrs));
+        assert!(matches!(failed, Ok(Found { problem: Some(BochsProblem::GuestFailed(_)), .. })));
+    }
+}
