@@ -1,9 +1,12 @@
 //! A virtual machine as L1 wants to find it: memory filled, the processor in 64-bit mode before the first instruction.
 #![expect(unsafe_code, reason = "memory that the virtual machine writes")]
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
+use std::ops::RangeInclusive;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use l1_protocol::memory_map::{BOOT_INFORMATION, BOOT_PAGE_TABLES, MEMORY_END};
+use raw_cpuid::{CpuIdResult, native_cpuid};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::machine::{MachineError, MemoryImage};
@@ -12,6 +15,9 @@ use crate::machine::{MachineError, MemoryImage};
 /// Both lie above [`MEMORY_END`] and below the reset ROM's usual place.
 const TASK_STATE: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// CPUID leaves with the processor's name (SDM 2A, CPUID, "Processor Brand String").
+const PROCESSOR_BRAND_STRING: RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 
 /// CR0: paging, numeric error, extension type, protection (SDM 3A 2.5 "Control Registers").
 const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 0;
@@ -50,8 +56,9 @@ impl VirtualMachine {
         give_memory(&vm, &memory, image.memory_size)?;
 
         let vcpu = vm.create_vcpu(0).map_err(MachineError::system("create a virtual processor"))?;
-        let cpuid =
+        let mut cpuid =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(MachineError::system("read the CPUID that KVM supports"))?;
+        name_processor(cpuid.as_mut_slice());
         vcpu.set_cpuid2(&cpuid).map_err(MachineError::system("set the virtual processor's CPUID"))?;
         let mut special = vcpu.get_sregs().map_err(MachineError::system("read the virtual processor's control registers"))?;
         enter_long_mode(&mut special);
@@ -59,6 +66,14 @@ impl VirtualMachine {
         let general = kvm_regs { rip: image.entry, rdi: BOOT_INFORMATION, rflags: RFLAGS, ..kvm_regs::default() };
         vcpu.set_regs(&general).map_err(MachineError::system("set the virtual processor's registers"))?;
         Ok((Self { vcpu, _vm: vm }, memory))
+    }
+}
+
+/// Fills in the processor's name. KVM leaves it empty: no feature depends on it.
+fn name_processor(cpuid: &mut [kvm_cpuid_entry2]) {
+    for entry in cpuid.iter_mut().filter(|entry| PROCESSOR_BRAND_STRING.contains(&entry.function)) {
+        let CpuIdResult { eax, ebx, ecx, edx } = native_cpuid::cpuid_count(entry.function, 0);
+        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
     }
 }
 
