@@ -43,6 +43,7 @@ pub enum Existence {
 impl Existence {
     /// Whether a processor with `capabilities` has the field.
     #[must_use]
+    #[inline]
     pub fn holds(self, capabilities: &Capabilities) -> bool {
         match self {
             Existence::Always => true,
