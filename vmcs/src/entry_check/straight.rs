@@ -1,6 +1,6 @@
 //! Evaluates the table of rules as straight-line code.
 //!
-//! Walking the table costs two indirect calls a rule, five times as much as the rules themselves. Here each group and each rule is a
+//! Walking the table takes ten times as many instructions as the rules need themselves. Here each group and each rule is a
 //! constant of a type with its number as parameter, so that the compiler sees which function it calls and puts it in place. The table
 //! stays the only place where the rules stand.
 

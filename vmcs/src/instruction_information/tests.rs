@@ -1,3 +1,5 @@
+//! Tests of the instruction information: one word a format.
+
 use super::*;
 use std::string::ToString;
 
