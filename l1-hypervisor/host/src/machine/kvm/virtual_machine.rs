@@ -1,7 +1,9 @@
 //! A virtual machine as L1 wants to find it: memory filled, the processor in 64-bit mode before the first instruction.
 #![expect(unsafe_code, reason = "memory that the virtual machine writes")]
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
+use std::ops::RangeInclusive;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use l1_protocol::memory_map::{BOOT_INFORMATION, BOOT_PAGE_TABLES, MEMORY_END};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -21,6 +23,9 @@ const CR4: u64 = 1 << 5;
 const EFER: u64 = 1 << 8 | 1 << 10;
 /// RFLAGS: only bit 1, which is always 1.
 const RFLAGS: u64 = 1 << 1;
+
+/// CPUID leaves of the processor brand string.
+const BRAND_STRING: RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 
 /// A virtual machine with one processor.
 #[derive(Debug)]
@@ -50,8 +55,9 @@ impl VirtualMachine {
         give_memory(&vm, &memory, image.memory_size)?;
 
         let vcpu = vm.create_vcpu(0).map_err(MachineError::system("create a virtual processor"))?;
-        let cpuid =
+        let mut cpuid =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(MachineError::system("read the CPUID that KVM supports"))?;
+        fill_brand_string(&mut cpuid);
         vcpu.set_cpuid2(&cpuid).map_err(MachineError::system("set the virtual processor's CPUID"))?;
         let mut special = vcpu.get_sregs().map_err(MachineError::system("read the virtual processor's control registers"))?;
         enter_long_mode(&mut special);
@@ -90,6 +96,14 @@ fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap, size: u64) -> Result<(), Mac
     unsafe { vm.set_user_memory_region(slot) }.map_err(MachineError::system("give the virtual machine its memory"))
 }
 
+/// KVM supports the leaves of the processor brand string but leaves them empty: they are for the program to fill.
+fn fill_brand_string(cpuid: &mut CpuId) {
+    for entry in cpuid.as_mut_slice().iter_mut().filter(|entry| BRAND_STRING.contains(&entry.function)) {
+        let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(entry.function);
+        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
+    }
+}
+
 /// The state that Bochs's reset ROM leaves the processor in too: 64-bit mode, paging by the tables in the image, flat
 /// segments. The descriptor tables are empty, L1 loads its own.
 fn enter_long_mode(special: &mut kvm_sregs) {
@@ -118,4 +132,24 @@ fn enter_long_mode(special: &mut kvm_sregs) {
     special.cr3 = BOOT_PAGE_TABLES;
     special.cr4 = CR4;
     special.efer = EFER;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    #[test]
+    fn only_the_brand_string_is_filled() {
+        let functions = [1, 0x8000_0002, 0x8000_0003, 0x8000_0004, 0x8000_0005];
+        let empty = functions.map(|function| kvm_cpuid_entry2 { function, ..kvm_cpuid_entry2::default() });
+        let mut cpuid = CpuId::from_entries(&empty).unwrap();
+        fill_brand_string(&mut cpuid);
+        let bytes = cpuid.as_slice()[1..4].iter().flat_map(|e| [e.eax, e.ebx, e.ecx, e.edx].map(u32::to_le_bytes)).flatten();
+        let brand = raw_cpuid::CpuId::new().get_processor_brand_string().unwrap();
+        let text: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+        assert_eq!(String::from_utf8_lossy(&text).trim(), brand.as_str());
+        assert_eq!([cpuid.as_slice()[0], cpuid.as_slice()[4]], [empty[0], empty[4]]);
+    }
 }
