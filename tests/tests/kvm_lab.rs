@@ -10,6 +10,7 @@ mod outcome;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use l1_hypervisor::machine::bochs::model::{self, Model};
@@ -41,11 +42,22 @@ struct Boot {
 }
 
 impl Boot {
-    /// The result of the job called `name`; the first caller boots, the others wait.
+    fn jobs(&self) -> &[Job] {
+        self.jobs.get().map_or(&[][..], Vec::as_slice)
+    }
+
+    /// What came of the boot, unless nothing is to be run; the first caller boots, the others wait.
+    fn run(&self) -> &Result<LabRun, LabError> {
+        self.run.get_or_init(|| {
+            let nothing = LabRun { results: Vec::new(), failure: None, kernel_log: Vec::new() };
+            if self.jobs().is_empty() { Ok(nothing) } else { Lab::new(self.model).run(self.jobs()) }
+        })
+    }
+
+    /// The result of the job called `name`.
     fn result(&self, name: &str) -> Result<Outcome, LabProblem> {
-        let jobs = self.jobs.get().map_or(&[][..], Vec::as_slice);
-        let run = self.run.get_or_init(|| Lab::new(self.model).run(jobs));
-        let run = run.as_ref().map_err(|error| LabProblem { missing: error.is_missing(), text: error.to_string() })?;
+        let jobs = self.jobs();
+        let run = self.run().as_ref().map_err(|error| LabProblem { missing: error.is_missing(), text: error.to_string() })?;
         let place = jobs.iter().position(|job| job.name == name);
         if let Some(result) = place.and_then(|place| run.results.get(place)) {
             return Ok(Outcome {
@@ -78,10 +90,9 @@ struct LabProblem {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The tests of a model wait for its boot: without a thread for each model, the boots would follow each other.
-    arguments.test_threads.get_or_insert(GUESTS.len() * MACHINES.len());
-    let mut trials = Vec::new();
+    let arguments = Arguments::from_args();
+    let mut trials = vec![Trial::test("deviations_are_documented", deviation::check_documentation)];
+    let mut boots = Vec::new();
     for (name, shadowing) in MACHINES {
         let model = model::find(name).unwrap_or_else(|| panic!("Bochs has no model {name}"));
         let boot = Arc::new(Boot { model, jobs: OnceLock::new(), run: OnceLock::new() });
@@ -96,6 +107,15 @@ fn main() -> ExitCode {
             }
         }
         boot.jobs.get_or_init(|| jobs);
+        boots.push(boot);
+    }
+    if !arguments.list {
+        // All models at once, whatever the order of the tests.
+        for boot in boots {
+            thread::spawn(move || {
+                boot.run();
+            });
+        }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -124,6 +144,6 @@ fn compare(guest: &str, job: &str, boot: &Boot) -> Result<Completion, Failed> {
         Err(LabProblem { text, .. }) => return Err(Failed::from(text)),
     };
     let bare = outcome::on_bochs(guest, boot.model, COMMON)?;
-    deviation::compare(guest, boot.model.name, &bare, &in_kvm)?;
+    deviation::compare(guest, &bare, &in_kvm)?;
     Ok(Completion::Completed)
 }

@@ -72,14 +72,19 @@ pub fn text<'a>(options: Options, records: impl IntoIterator<Item = &'a Record>)
     String::from_utf8(bytes).expect("every line was a String")
 }
 
-/// Whether an exit says nothing about the guest: an interrupt or timer of L1's own, after which the guest went on
-/// unchanged. When they come depends on the machine's clock.
+/// Whether an exit says nothing about the guest: an interrupt or timer of L1's own, or a window that L1 asked for and
+/// no longer needed, after which the guest went on unchanged. When they come depends on the machine's clock.
 #[must_use]
 pub fn is_housekeeping(record: &Record) -> bool {
-    let basic = record.exit_reason().basic();
+    const REASONS: [BasicExitReason; 4] = [
+        BasicExitReason::EXTERNAL_INTERRUPT,
+        BasicExitReason::INTERRUPT_WINDOW,
+        BasicExitReason::NMI_WINDOW,
+        BasicExitReason::VMX_PREEMPTION_TIMER_EXPIRED,
+    ];
     record.kind() == Some(RecordKind::Exit)
         && record.action() == Some(Action::Resumed)
-        && (basic == BasicExitReason::EXTERNAL_INTERRUPT || basic == BasicExitReason::VMX_PREEMPTION_TIMER_EXPIRED)
+        && REASONS.contains(&record.exit_reason().basic())
 }
 
 fn line(record: &Record, options: &Options) -> String {
@@ -144,8 +149,9 @@ mod tests {
         let tick = Record { action: Action::Resumed as u8, detail: 0, ..sample::timer_interrupt() };
         assert!(is_housekeeping(&tick) && !is_housekeeping(&sample::timer_interrupt()));
         let interrupt = Record { reason: 1, ..tick };
-        let records = [sample::hlt(), tick, sample::hlt(), interrupt, sample::hlt()];
-        insta::assert_snapshot!(text(Options::default(), &records), @"3 times: L2 HLT -> L1 emulated");
+        let window = Record { reason: 7, ..tick };
+        let records = [sample::hlt(), tick, sample::hlt(), interrupt, sample::hlt(), window, sample::hlt()];
+        insta::assert_snapshot!(text(Options::default(), &records), @"4 times: L2 HLT -> L1 emulated");
     }
 
     #[test]

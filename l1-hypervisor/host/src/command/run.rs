@@ -158,6 +158,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
         error,
     })?;
 
+    handover::check_memory(arguments.memory)?;
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
     let target = choose_machine(arguments)?;

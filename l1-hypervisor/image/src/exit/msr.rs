@@ -13,7 +13,7 @@ use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
 
 /// What L1 does for an MSR.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Emulation {
     /// The value lives in a VMCS field; any value may be written that `accepts` allows.
     InField { field: Field, accepts: fn(u64) -> bool },
@@ -31,8 +31,6 @@ enum Emulation {
 /// or has its own value in the host-state area. Reads and writes go to the processor.
 pub const PASSED_THROUGH: &[u32] = &[
     msr::IA32_SYSENTER_CS,
-    msr::IA32_SYSENTER_ESP,
-    msr::IA32_SYSENTER_EIP,
     STAR,
     LSTAR,
     CSTAR,
@@ -43,8 +41,10 @@ pub const PASSED_THROUGH: &[u32] = &[
     TSC_AUX,
 ];
 
-/// MSRs that the guest reads from the processor but writes through L1.
-pub const READ_THROUGH: &[u32] = &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_PAT, msr::IA32_EFER];
+/// MSRs that the guest reads from the processor but writes through L1. The two of SYSENTER because KVM below would
+/// make an address canonical instead of raising #GP (docs/deviations.md); kernels write them once for each processor.
+pub const READ_THROUGH: &[u32] =
+    &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
 
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
@@ -70,6 +70,8 @@ const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_FEATURE_CONTROL, Emulation::Constant(1)),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
+    (msr::IA32_SYSENTER_ESP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_ESP, accepts: is_canonical }),
+    (msr::IA32_SYSENTER_EIP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_EIP, accepts: is_canonical }),
     // Fast strings on, everything else off.
     (msr::IA32_MISC_ENABLE, Emulation::WritesIgnored(1)),
     (msr::IA32_DEBUGCTL, Emulation::InField { field: Field::GUEST_IA32_DEBUGCTL, accepts: is_debug_control }),
@@ -84,6 +86,12 @@ fn find(index: u32) -> Option<Emulation> {
 /// Each byte a memory type: 0, 1, 4, 5, 6 or 7 (SDM 3A 12.12.2 "IA32_PAT MSR").
 fn is_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|entry| matches!(entry, 0 | 1 | 4..=7))
+}
+
+/// Bits 63 to 47 are equal: the linear addresses that CPUID shows the guest have 48 bits (SDM 1 3.3.7.1 "Canonical
+/// Addressing").
+fn is_canonical(value: u64) -> bool {
+    (value as i64) << 16 >> 16 == value as i64
 }
 
 /// LBR and BTF; the bits for the debug store and the performance counters need features that are hidden.
@@ -187,6 +195,16 @@ mod tests {
         assert!(TABLE.is_sorted_by_key(|(index, _)| *index));
         assert!(TABLE.iter().all(|(index, _)| !PASSED_THROUGH.contains(index)));
         assert!(READ_THROUGH.iter().all(|index| find(*index).is_some()), "writes need an emulation");
+    }
+
+    #[test]
+    fn canonical_addresses() {
+        for value in [0, 0x7fff_ffff_ffff, 0xffff_8000_0000_0000, u64::MAX] {
+            assert!(is_canonical(value), "{value:#x}");
+        }
+        for value in [0x8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63] {
+            assert!(!is_canonical(value), "{value:#x}");
+        }
     }
 
     #[test]

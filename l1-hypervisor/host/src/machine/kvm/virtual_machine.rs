@@ -3,9 +3,10 @@
 
 use std::ops::RangeInclusive;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use l1_protocol::memory_map::{BOOT_INFORMATION, BOOT_PAGE_TABLES, MEMORY_END};
+use raw_cpuid::{CpuIdResult, native_cpuid};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::machine::{MachineError, MemoryImage};
@@ -15,6 +16,9 @@ use crate::machine::{MachineError, MemoryImage};
 const TASK_STATE: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 
+/// CPUID leaves with the processor's name (SDM 2A, CPUID, "Processor Brand String").
+const PROCESSOR_BRAND_STRING: RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+
 /// CR0: paging, numeric error, extension type, protection (SDM 3A 2.5 "Control Registers").
 const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 0;
 /// CR4: physical-address extension.
@@ -23,9 +27,6 @@ const CR4: u64 = 1 << 5;
 const EFER: u64 = 1 << 8 | 1 << 10;
 /// RFLAGS: only bit 1, which is always 1.
 const RFLAGS: u64 = 1 << 1;
-
-/// CPUID leaves of the processor brand string.
-const BRAND_STRING: RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
 
 /// A virtual machine with one processor.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl VirtualMachine {
         let vcpu = vm.create_vcpu(0).map_err(MachineError::system("create a virtual processor"))?;
         let mut cpuid =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(MachineError::system("read the CPUID that KVM supports"))?;
-        fill_brand_string(&mut cpuid);
+        name_processor(cpuid.as_mut_slice());
         vcpu.set_cpuid2(&cpuid).map_err(MachineError::system("set the virtual processor's CPUID"))?;
         let mut special = vcpu.get_sregs().map_err(MachineError::system("read the virtual processor's control registers"))?;
         enter_long_mode(&mut special);
@@ -65,6 +66,14 @@ impl VirtualMachine {
         let general = kvm_regs { rip: image.entry, rdi: BOOT_INFORMATION, rflags: RFLAGS, ..kvm_regs::default() };
         vcpu.set_regs(&general).map_err(MachineError::system("set the virtual processor's registers"))?;
         Ok((Self { vcpu, _vm: vm }, memory))
+    }
+}
+
+/// Fills in the processor's name. KVM leaves it empty: no feature depends on it.
+fn name_processor(cpuid: &mut [kvm_cpuid_entry2]) {
+    for entry in cpuid.iter_mut().filter(|entry| PROCESSOR_BRAND_STRING.contains(&entry.function)) {
+        let CpuIdResult { eax, ebx, ecx, edx } = native_cpuid::cpuid_count(entry.function, 0);
+        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
     }
 }
 
@@ -94,14 +103,6 @@ fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap, size: u64) -> Result<(), Mac
     // SAFETY: the range is one anonymous mapping of `size` bytes. Whoever holds the machine holds the mapping too
     // (`KvmMachine`, the vCPU thread), and this process reads and writes it only by volatile accesses of vm-memory.
     unsafe { vm.set_user_memory_region(slot) }.map_err(MachineError::system("give the virtual machine its memory"))
-}
-
-/// KVM supports the leaves of the processor brand string but leaves them empty: they are for the program to fill.
-fn fill_brand_string(cpuid: &mut CpuId) {
-    for entry in cpuid.as_mut_slice().iter_mut().filter(|entry| BRAND_STRING.contains(&entry.function)) {
-        let raw_cpuid::CpuIdResult { eax, ebx, ecx, edx } = raw_cpuid::cpuid!(entry.function);
-        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
-    }
 }
 
 /// The state that Bochs's reset ROM leaves the processor in too: 64-bit mode, paging by the tables in the image, flat
@@ -138,18 +139,17 @@ fn enter_long_mode(special: &mut kvm_sregs) {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use kvm_bindings::kvm_cpuid_entry2;
 
     #[test]
-    fn only_the_brand_string_is_filled() {
+    fn only_the_name_is_filled_in() {
         let functions = [1, 0x8000_0002, 0x8000_0003, 0x8000_0004, 0x8000_0005];
         let empty = functions.map(|function| kvm_cpuid_entry2 { function, ..kvm_cpuid_entry2::default() });
-        let mut cpuid = CpuId::from_entries(&empty).unwrap();
-        fill_brand_string(&mut cpuid);
-        let bytes = cpuid.as_slice()[1..4].iter().flat_map(|e| [e.eax, e.ebx, e.ecx, e.edx].map(u32::to_le_bytes)).flatten();
-        let brand = raw_cpuid::CpuId::new().get_processor_brand_string().unwrap();
+        let mut cpuid = empty;
+        name_processor(&mut cpuid);
+        let bytes = cpuid[1..4].iter().flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes)).flatten();
         let text: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
-        assert_eq!(String::from_utf8_lossy(&text).trim(), brand.as_str());
-        assert_eq!([cpuid.as_slice()[0], cpuid.as_slice()[4]], [empty[0], empty[4]]);
+        let name = raw_cpuid::CpuId::new().get_processor_brand_string().unwrap();
+        assert_eq!(String::from_utf8_lossy(&text).trim(), name.as_str());
+        assert_eq!([cpuid[0], cpuid[4]], [empty[0], empty[4]]);
     }
 }
