@@ -131,7 +131,8 @@ fn success() -> Result<(), Failed> {
 }
 
 fn failure_and_its_report() -> Result<(), Failed> {
-    let messages = ["reported failure: it wrote 3", "last output of the guest", "state of the guest", "rip", "last exits", "IO_INSTRUCTION"];
+    let messages =
+        ["reported failure: status 3", "last output of the guest", "state of the guest", "rip", "last exits", "IO_INSTRUCTION"];
     expect(&on_bochs(&["fail"])?, 1, &messages)?;
     expect(&on_bochs(&["fail", "--trace", "canonical"])?, 1, &messages)
 }
@@ -191,7 +192,10 @@ fn json_trace() -> Result<(), Failed> {
         let value: serde_json::Value = serde_json::from_str(line)?;
         reasons.push(value["fields"]["reason"].as_str().unwrap_or("").to_owned());
     }
-    check(reasons.iter().any(|reason| reason == "CPUID") && reasons.last().is_some_and(|last| last == "IO_INSTRUCTION"), format!("{reasons:?}"))
+    check(
+        reasons.iter().any(|reason| reason == "CPUID") && reasons.last().is_some_and(|last| last == "IO_INSTRUCTION"),
+        format!("{reasons:?}"),
+    )
 }
 
 fn statistics() -> Result<(), Failed> {

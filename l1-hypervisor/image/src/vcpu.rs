@@ -206,16 +206,16 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// The instruction at `old` is done and the next one is at `new`.
     ///
-    /// Blocking by STI or MOV SS is left as it is, one instruction too long, unless somebody looks: an interrupt that
-    /// waits to be injected, or a single-step trap. Interrupts come when they come, so nobody else can tell; and it
-    /// saves a VMREAD at every exit.
+    /// Blocking by STI or MOV SS is left as it is, one instruction too long, unless that could be noticed: by an
+    /// interrupt that waits (`sti; out; cli` must let it in) or a single-step trap. An interrupt that comes later comes
+    /// when it comes, and it saves a VMREAD at every exit.
     #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
-        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
             self.finish_with_flags(rflags);
         }
     }

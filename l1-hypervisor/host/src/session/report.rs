@@ -20,7 +20,7 @@ pub fn headline(result: &RunResult) -> String {
     match result.ending {
         Ending::Reported(reason) => match reason {
             EndReason::GuestSuccess => "the guest reported success".to_owned(),
-            EndReason::GuestFailure => format!("the guest reported failure: it wrote {value} to port 0xf4"),
+            EndReason::GuestFailure => format!("the guest reported failure: status {value}"),
             EndReason::PowerOff => "the guest switched itself off".to_owned(),
             EndReason::Reset => "the guest reset the machine".to_owned(),
             EndReason::TripleFault => "the guest crashed: triple fault".to_owned(),

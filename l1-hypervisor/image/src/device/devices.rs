@@ -17,6 +17,7 @@ use super::pit8254::{self, Pit8254};
 use super::power::{self, PowerManagement};
 use super::reset_control::{self, ResetControl};
 use super::rtc::{self, Rtc};
+use super::status_line::{self, StatusLine};
 use super::system_control::{self, SystemControl};
 use super::uart16550::{self, Uart16550};
 
@@ -35,6 +36,7 @@ pub(super) enum Owner {
     InterruptControllers,
     Timer,
     Serial,
+    StatusLine,
     Clock,
     Power,
     Keyboard,
@@ -51,10 +53,12 @@ pub(super) const fn owner(port: u16) -> Owner {
     const PIC_SECOND_END: u16 = pic8259::SECOND + 1;
     const PIC_ELCR_END: u16 = pic8259::EDGE_LEVEL_CONTROL + 1;
     const SERIAL_END: u16 = uart16550::BASE + 7;
+    const STATUS_END: u16 = status_line::BASE + 7;
     const POWER_CONTROL_END: u16 = power::CONTROL_BLOCK + 1;
     const POWER_TIMER_END: u16 = power::TIMER_BLOCK + 3;
     match port {
         uart16550::BASE..=SERIAL_END => Owner::Serial,
+        status_line::BASE..=STATUS_END => Owner::StatusLine,
         pic8259::FIRST..=PIC_FIRST_END | pic8259::SECOND..=PIC_SECOND_END | pic8259::EDGE_LEVEL_CONTROL..=PIC_ELCR_END => {
             Owner::InterruptControllers
         }
@@ -76,6 +80,7 @@ pub struct Devices {
     interrupt_controllers: Pic8259,
     timer: Pit8254,
     serial: Uart16550,
+    status_line: StatusLine,
     clock: Rtc,
     power: PowerManagement,
     reset_control: ResetControl,
@@ -94,7 +99,8 @@ impl Devices {
         let mut devices = Self {
             interrupt_controllers: Pic8259::new(),
             timer: Pit8254::new(),
-            serial: Uart16550::new(),
+            serial: Uart16550::new(SERIAL),
+            status_line: StatusLine::default(),
             clock: Rtc::new(configuration.wall_clock, configuration.memory_size),
             power: PowerManagement::default(),
             reset_control: ResetControl::default(),
@@ -187,6 +193,12 @@ impl Devices {
         self.end.take()
     }
 
+    /// The status that the guest has given over its status line.
+    #[must_use]
+    pub const fn status(&self) -> Option<u32> {
+        self.status_line.status()
+    }
+
     /// Hands input to the serial line: how many of `bytes` it took. The rest is to be offered again later.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
         let taken = self.serial.receive(bytes, &mut self.lines);
@@ -223,6 +235,7 @@ impl Devices {
         let (now, lines) = (self.now, &mut self.lines);
         match owner(port) {
             Owner::Serial => self.serial.read(port, now, lines),
+            Owner::StatusLine => self.status_line.read(port, now, lines),
             Owner::InterruptControllers => {
                 self.interrupt_controllers.take_lines(lines);
                 self.interrupt_controllers.read(port, now, lines)
@@ -252,6 +265,7 @@ impl Devices {
         let outputs = &mut Outputs { lines: &mut self.lines, console, end: &mut self.end };
         match owner(port) {
             Owner::Serial => self.serial.write(port, value, now, outputs),
+            Owner::StatusLine => self.status_line.write(port, value, now, outputs),
             Owner::InterruptControllers => {
                 self.interrupt_controllers.take_lines(outputs.lines);
                 self.interrupt_controllers.write(port, value, now, outputs);

@@ -5,6 +5,8 @@
 
 /// Channel 0 of the 8254.
 pub const TIMER: u8 = 0;
+/// The second serial line, over which the guest gives its status.
+pub const STATUS_SERIAL: u8 = 3;
 /// The first serial line.
 pub const SERIAL: u8 = 4;
 /// The real-time clock.

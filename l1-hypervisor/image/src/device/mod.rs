@@ -23,6 +23,7 @@ pub mod pit8254;
 pub mod power;
 pub mod reset_control;
 pub mod rtc;
+pub mod status_line;
 pub mod system_control;
 pub mod uart16550;
 

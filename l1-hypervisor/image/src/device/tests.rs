@@ -122,6 +122,7 @@ fn claimed() -> Vec<(&'static str, &'static [RangeInclusive<u16>])> {
         of::<super::power::PowerManagement>(),
         of::<super::reset_control::ResetControl>(),
         of::<super::rtc::Rtc>(),
+        of::<super::status_line::StatusLine>(),
         of::<super::system_control::SystemControl>(),
         of::<super::uart16550::Uart16550>(),
     ]

@@ -1,4 +1,4 @@
-//! The 16550A serial controller at 0x3f8, IRQ 4.
+//! The 16550A serial controller: the first serial line of a PC, at 0x3f8, IRQ 4, and the register set of the second.
 //!
 //! After National Semiconductor's PC16550D data sheet. The line is infinitely fast: a character is gone as soon as it
 //! is written, so the transmitter is always empty, and received characters do not wait for the FIFO's time-out. The
@@ -10,7 +10,7 @@ use core::ops::RangeInclusive;
 use heapless::Deque;
 
 use super::bus::{Nanoseconds, Outputs, PortDevice};
-use super::interrupt_lines::{InterruptLines, SERIAL};
+use super::interrupt_lines::InterruptLines;
 
 /// First of the eight ports.
 pub const BASE: u16 = 0x3f8;
@@ -18,6 +18,8 @@ pub const BASE: u16 = 0x3f8;
 pub const FIFO_SIZE: usize = 16;
 
 const LAST: u16 = BASE + 7;
+/// The bits of a port number that choose the register: a controller lies at a multiple of 8.
+const REGISTERS: u16 = 7;
 
 /// Register offsets.
 mod offset {
@@ -92,6 +94,7 @@ mod modem_status {
 /// The serial controller.
 #[derive(Debug, Clone)]
 pub struct Uart16550 {
+    irq: u8,
     interrupt_enable: u8,
     fifo_enabled: bool,
     trigger_level: usize,
@@ -106,17 +109,12 @@ pub struct Uart16550 {
     transmitter_event: bool,
 }
 
-impl Default for Uart16550 {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Uart16550 {
-    /// The controller after its reset, with the divisor of 9600 baud.
+    /// The controller after its reset, with the divisor of 9600 baud, on the interrupt line `irq`.
     #[must_use]
-    pub const fn new() -> Self {
+    pub const fn new(irq: u8) -> Self {
         Self {
+            irq,
             interrupt_enable: 0,
             fifo_enabled: false,
             trigger_level: 1,
@@ -182,7 +180,7 @@ impl Uart16550 {
     }
 
     fn drive_line(&self, lines: &mut InterruptLines) {
-        lines.set(SERIAL, self.line_connected() && self.identify() != identification::NONE);
+        lines.set(self.irq, self.line_connected() && self.identify() != identification::NONE);
     }
 
     fn line_status(&mut self) -> u8 {
@@ -254,7 +252,7 @@ impl PortDevice for Uart16550 {
     const PORTS: &'static [RangeInclusive<u16>] = &[BASE..=LAST];
 
     fn read(&mut self, port: u16, _now: Nanoseconds, lines: &mut InterruptLines) -> u8 {
-        let value = match port - BASE {
+        let value = match port & REGISTERS {
             register @ (offset::DATA | offset::INTERRUPT_ENABLE) if self.divisor_accessible() => {
                 return self.divisor[usize::from(register)];
             }
@@ -282,7 +280,7 @@ impl PortDevice for Uart16550 {
     }
 
     fn write(&mut self, port: u16, value: u8, _now: Nanoseconds, outputs: &mut Outputs<'_>) {
-        match port - BASE {
+        match port & REGISTERS {
             register @ (offset::DATA | offset::INTERRUPT_ENABLE) if self.divisor_accessible() => {
                 self.divisor[usize::from(register)] = value;
             }

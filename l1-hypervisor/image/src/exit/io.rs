@@ -67,19 +67,25 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     };
     vcpu.devices_changed();
     match vcpu.devices.take_end() {
-        Some(end) => end_of_run(end),
+        Some(end) => end_of_run(end, vcpu.devices.status()),
         None => action,
     }
 }
 
-fn end_of_run(end: EndRequest) -> Action {
+/// `status` is what the guest has said on its status line before it switched itself off or reset the machine.
+fn end_of_run(end: EndRequest, status: Option<u32>) -> Action {
+    let with_status = |reason| match status {
+        None => Action::stop(reason, 0, ""),
+        Some(0) => Action::stop(EndReason::GuestSuccess, 0, ""),
+        Some(value) => Action::stop(EndReason::GuestFailure, value.into(), ""),
+    };
     match end {
         EndRequest::DebugExit { value } => {
             let reason = if debug_exit_succeeded(value) { EndReason::GuestSuccess } else { EndReason::GuestFailure };
             Action::stop(reason, value.into(), "")
         }
-        EndRequest::PowerOff => Action::stop(EndReason::PowerOff, 0, ""),
-        EndRequest::Reset => Action::stop(EndReason::Reset, 0, ""),
+        EndRequest::PowerOff => with_status(EndReason::PowerOff),
+        EndRequest::Reset => with_status(EndReason::Reset),
     }
 }
 

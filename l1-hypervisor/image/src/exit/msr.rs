@@ -29,17 +29,8 @@ enum Emulation {
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
 /// or has its own value in the host-state area. Reads and writes go to the processor.
-pub const PASSED_THROUGH: &[u32] = &[
-    msr::IA32_SYSENTER_CS,
-    STAR,
-    LSTAR,
-    CSTAR,
-    SYSCALL_MASK,
-    FS_BASE,
-    GS_BASE,
-    KERNEL_GS_BASE,
-    TSC_AUX,
-];
+pub const PASSED_THROUGH: &[u32] =
+    &[msr::IA32_SYSENTER_CS, STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
 
 /// MSRs that the guest reads from the processor but writes through L1. The two of SYSENTER because KVM below would
 /// make an address canonical instead of raising #GP (docs/deviations.md); kernels write them once for each processor.
