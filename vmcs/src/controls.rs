@@ -201,4 +201,102 @@ mod tests {
             assert!(table.is_sorted_by(|a, b| a.bit < b.bit), "{table:?}");
         }
     }
+
+    /// Crate `x86` transcribed the bits independently of us.
+    #[test]
+    fn bits_agree_with_crate_x86() {
+        use x86::vmx::vmcs::control::{EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls};
+        macro_rules! same {
+            ($($ours:ident $theirs:ident { $($our_name:ident $their_name:ident;)* })*) => {$($(
+                assert_eq!($ours::$our_name.bits(), $theirs::$their_name.bits(), stringify!($our_name));
+            )*)*};
+        }
+        same! {
+            PinBased PinbasedControls {
+                EXTERNAL_INTERRUPT_EXITING EXTERNAL_INTERRUPT_EXITING;
+                NMI_EXITING NMI_EXITING;
+                VIRTUAL_NMIS VIRTUAL_NMIS;
+                ACTIVATE_VMX_PREEMPTION_TIMER VMX_PREEMPTION_TIMER;
+                PROCESS_POSTED_INTERRUPTS POSTED_INTERRUPTS;
+            }
+            PrimaryProcessorBased PrimaryControls {
+                INTERRUPT_WINDOW_EXITING INTERRUPT_WINDOW_EXITING;
+                USE_TSC_OFFSETTING USE_TSC_OFFSETTING;
+                HLT_EXITING HLT_EXITING;
+                INVLPG_EXITING INVLPG_EXITING;
+                MWAIT_EXITING MWAIT_EXITING;
+                RDPMC_EXITING RDPMC_EXITING;
+                RDTSC_EXITING RDTSC_EXITING;
+                CR3_LOAD_EXITING CR3_LOAD_EXITING;
+                CR3_STORE_EXITING CR3_STORE_EXITING;
+                CR8_LOAD_EXITING CR8_LOAD_EXITING;
+                CR8_STORE_EXITING CR8_STORE_EXITING;
+                USE_TPR_SHADOW USE_TPR_SHADOW;
+                NMI_WINDOW_EXITING NMI_WINDOW_EXITING;
+                MOV_DR_EXITING MOV_DR_EXITING;
+                UNCONDITIONAL_IO_EXITING UNCOND_IO_EXITING;
+                USE_IO_BITMAPS USE_IO_BITMAPS;
+                MONITOR_TRAP_FLAG MONITOR_TRAP_FLAG;
+                USE_MSR_BITMAPS USE_MSR_BITMAPS;
+                MONITOR_EXITING MONITOR_EXITING;
+                PAUSE_EXITING PAUSE_EXITING;
+                ACTIVATE_SECONDARY_CONTROLS SECONDARY_CONTROLS;
+            }
+            SecondaryProcessorBased SecondaryControls {
+                VIRTUALIZE_APIC_ACCESSES VIRTUALIZE_APIC;
+                ENABLE_EPT ENABLE_EPT;
+                DESCRIPTOR_TABLE_EXITING DTABLE_EXITING;
+                ENABLE_RDTSCP ENABLE_RDTSCP;
+                VIRTUALIZE_X2APIC_MODE VIRTUALIZE_X2APIC;
+                ENABLE_VPID ENABLE_VPID;
+                WBINVD_EXITING WBINVD_EXITING;
+                UNRESTRICTED_GUEST UNRESTRICTED_GUEST;
+                APIC_REGISTER_VIRTUALIZATION VIRTUALIZE_APIC_REGISTER;
+                VIRTUAL_INTERRUPT_DELIVERY VIRTUAL_INTERRUPT_DELIVERY;
+                PAUSE_LOOP_EXITING PAUSE_LOOP_EXITING;
+                RDRAND_EXITING RDRAND_EXITING;
+                ENABLE_INVPCID ENABLE_INVPCID;
+                ENABLE_VM_FUNCTIONS ENABLE_VM_FUNCTIONS;
+                VMCS_SHADOWING VMCS_SHADOWING;
+                ENABLE_ENCLS_EXITING ENCLS_EXITING;
+                RDSEED_EXITING RDSEED_EXITING;
+                ENABLE_PML ENABLE_PML;
+                EPT_VIOLATION_VE EPT_VIOLATION_VE;
+                CONCEAL_VMX_FROM_PT CONCEAL_VMX_FROM_PT;
+                ENABLE_XSAVES_XRSTORS ENABLE_XSAVES_XRSTORS;
+                MODE_BASED_EXECUTE_CONTROL_FOR_EPT MODE_BASED_EPT;
+                SUB_PAGE_WRITE_PERMISSIONS_FOR_EPT SUB_PAGE_EPT;
+                INTEL_PT_USES_GUEST_PHYSICAL_ADDRESSES INTEL_PT_GUEST_PHYSICAL;
+                USE_TSC_SCALING USE_TSC_SCALING;
+                ENABLE_USER_WAIT_AND_PAUSE ENABLE_USER_WAIT_PAUSE;
+                ENABLE_ENCLV_EXITING ENCLV_EXITING;
+            }
+            PrimaryExit ExitControls {
+                SAVE_DEBUG_CONTROLS SAVE_DEBUG_CONTROLS;
+                HOST_ADDRESS_SPACE_SIZE HOST_ADDRESS_SPACE_SIZE;
+                LOAD_IA32_PERF_GLOBAL_CTRL LOAD_IA32_PERF_GLOBAL_CTRL;
+                ACKNOWLEDGE_INTERRUPT_ON_EXIT ACK_INTERRUPT_ON_EXIT;
+                SAVE_IA32_PAT SAVE_IA32_PAT;
+                LOAD_IA32_PAT LOAD_IA32_PAT;
+                SAVE_IA32_EFER SAVE_IA32_EFER;
+                LOAD_IA32_EFER LOAD_IA32_EFER;
+                SAVE_VMX_PREEMPTION_TIMER_VALUE SAVE_VMX_PREEMPTION_TIMER;
+                CLEAR_IA32_BNDCFGS CLEAR_IA32_BNDCFGS;
+                CONCEAL_VMX_FROM_PT CONCEAL_VMX_FROM_PT;
+                CLEAR_IA32_RTIT_CTL CLEAR_IA32_RTIT_CTL;
+            }
+            Entry EntryControls {
+                LOAD_DEBUG_CONTROLS LOAD_DEBUG_CONTROLS;
+                IA_32E_MODE_GUEST IA32E_MODE_GUEST;
+                ENTRY_TO_SMM ENTRY_TO_SMM;
+                DEACTIVATE_DUAL_MONITOR_TREATMENT DEACTIVATE_DUAL_MONITOR;
+                LOAD_IA32_PERF_GLOBAL_CTRL LOAD_IA32_PERF_GLOBAL_CTRL;
+                LOAD_IA32_PAT LOAD_IA32_PAT;
+                LOAD_IA32_EFER LOAD_IA32_EFER;
+                LOAD_IA32_BNDCFGS LOAD_IA32_BNDCFGS;
+                CONCEAL_VMX_FROM_PT CONCEAL_VMX_FROM_PT;
+                LOAD_IA32_RTIT_CTL LOAD_IA32_RTIT_CTL;
+            }
+        }
+    }
 }

@@ -23,6 +23,11 @@
 //! | [`msr`] | MSR numbers |
 #![no_std]
 
+/// The examples in the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 extern crate std;
 

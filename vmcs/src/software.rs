@@ -21,9 +21,18 @@ impl SoftwareVmcs {
 
     /// The value of `field` without the need of a mutable borrow.
     #[must_use]
+    #[inline]
     pub fn get(&self, field: Field) -> u64 {
         let Some(value) = field.row().and_then(|row| self.values.get(row)) else { return 0 };
         if field.is_high() { *value >> 32 } else { *value }
+    }
+
+    /// Sets the field whose row in the table is `row` to a value that fits it.
+    #[inline(always)]
+    pub(crate) fn set_row(&mut self, row: usize, value: u64) {
+        if let Some(slot) = self.values.get_mut(row) {
+            *slot = value;
+        }
     }
 
     /// Sets `field`; says whether the table knows it.

@@ -65,6 +65,16 @@ pub enum HandoverError {
     BootInformation(#[from] l1_protocol::boot::BootInformationError),
 }
 
+/// Whether a guest can have `size` bytes of memory at all; how much fits beside L1 and the guest's files is known later.
+///
+/// # Errors
+/// [`HandoverError::Memory`].
+pub fn check_memory(size: u64) -> Result<(), HandoverError> {
+    let maximum = MEMORY_END - L1_MEMORY_MINIMUM;
+    let possible = (GUEST_MEMORY_MINIMUM..=maximum).contains(&size) && size.is_multiple_of(GUEST_MEMORY_GRANULARITY);
+    if possible { Ok(()) } else { Err(HandoverError::Memory { size, maximum: maximum >> 20 }) }
+}
+
 /// The loadable bytes of the image, and the first address after its memory.
 fn image_bytes(elf_file: &[u8]) -> Result<(Vec<u8>, u64), HandoverError> {
     let header = elf::FileHeader64::<Endianness>::parse(elf_file)?;
@@ -126,7 +136,8 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     let boundary = if options.guest_memory >= 2 << 30 { 1 << 30 } else { GUEST_MEMORY_GRANULARITY };
     let guest_memory_base = after_payload.max(L1_MEMORY_MINIMUM).next_multiple_of(boundary);
     let (size, room) = (options.guest_memory, MEMORY_END.saturating_sub(guest_memory_base));
-    if size < GUEST_MEMORY_MINIMUM || !size.is_multiple_of(GUEST_MEMORY_GRANULARITY) || size > room {
+    check_memory(size)?;
+    if size > room {
         return Err(HandoverError::Memory { size, maximum: room >> 20 });
     }
 

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Mutex;
+use std::io::{BufWriter, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use exit_trace::event::EXIT_TARGET;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter};
@@ -20,12 +21,42 @@ pub enum EventFormat {
     Json,
 }
 
+/// A file that exit events go to. The subscriber lives as long as the process and is never dropped, so the file must be
+/// flushed at the end of a run.
+#[derive(Debug, Clone)]
+struct EventFile(Arc<Mutex<BufWriter<File>>>);
+
+impl Write for EventFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}
+
+/// Writes what is held back when it is dropped.
+#[derive(Debug)]
+#[must_use = "the file is complete when this is dropped"]
+pub struct Guard(Option<EventFile>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(file) = &mut self.0
+            && let Err(error) = file.flush()
+        {
+            eprintln!("error: the trace is not complete: {error}");
+        }
+    }
+}
+
 /// Sets up `tracing` for the program. Without `RUST_LOG`, messages from `verbosity` up are shown, and exit events as
 /// soon as `events` asks for them; `RUST_LOG` filters both.
 ///
 /// # Errors
 /// If the file for events cannot be made.
-pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<File>) -> io::Result<()> {
+pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<File>) -> io::Result<Guard> {
     let filter = || match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).map_err(io::Error::other),
         _ => Ok(EnvFilter::default().add_directive(verbosity.into())),
@@ -41,9 +72,11 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).map_err(io::Error::other)?,
         _ => EnvFilter::default().add_directive(LevelFilter::INFO.into()),
     };
+    let file = file.map(|file| EventFile(Arc::new(Mutex::new(BufWriter::new(file)))));
+    let guard = Guard(file.clone());
     let to_file = file.is_some();
     let writer = match file {
-        Some(file) => BoxMakeWriter::new(Mutex::new(io::BufWriter::new(file))),
+        Some(file) => BoxMakeWriter::new(move || file.clone()),
         None => BoxMakeWriter::new(io::stderr),
     };
     let exits: Option<Box<dyn Layer<_> + Send + Sync>> = events.map(|format| {
@@ -59,5 +92,5 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
     });
     // A second start in one process (tests) keeps the first.
     let _ = Registry::default().with(exits).with(messages).try_init();
-    Ok(())
+    Ok(guard)
 }

@@ -4,6 +4,7 @@
 use core::ptr;
 use core::sync::atomic::{Ordering, compiler_fence};
 
+use heapless::Deque;
 use l1_protocol::boot::MACHINE_KVM;
 use l1_protocol::frame::FrameKind;
 use l1_protocol::input::{ESCAPE, ESCAPE_STOP, INPUT_RING, InputPage};
@@ -15,6 +16,9 @@ use crate::device::Console;
 use crate::hardware::port::Port;
 use crate::vcpu::Host;
 
+/// FIFO control register and its bit that switches the FIFO on: the line is looked at rarely.
+const FIFO_CONTROL: u16 = BOCHS_INPUT + 2;
+const FIFO_ENABLE: u8 = 0x01;
 /// Line control register, its bit that gives access to the divisor, and its value for 8 data bits.
 const LINE_CONTROL: u16 = BOCHS_INPUT + 3;
 const DIVISOR_LATCH: u8 = 0x80;
@@ -22,6 +26,9 @@ const EIGHT_BITS: u8 = 0x03;
 /// Line status register of the 16550 and its bit "data ready".
 const LINE_STATUS: u16 = BOCHS_INPUT + 5;
 const DATA_READY: u8 = 1 << 0;
+
+/// Bytes that wait for L2 at most.
+const WAITING: usize = 256;
 
 /// Channel and input together.
 #[derive(Debug)]
@@ -34,9 +41,16 @@ pub struct HostLink {
 #[derive(Debug)]
 enum Input {
     /// Bochs: a serial line, with escape sequences.
-    Serial { data: Port, status: Port, escaped: bool },
+    Serial { data: Port, status: Port, line: SerialLine },
     /// KVM: a page that the host writes while L1 runs.
     Page,
+}
+
+/// What came over the serial line and L2 has not taken yet.
+#[derive(Debug, Default)]
+struct SerialLine {
+    escaped: bool,
+    waiting: Deque<u8, WAITING>,
 }
 
 impl HostLink {
@@ -54,7 +68,8 @@ impl HostLink {
             data.write_u8(1);
             interrupts.write_u8(0);
             line.write_u8(EIGHT_BITS);
-            Input::Serial { data, status: port(LINE_STATUS), escaped: false }
+            port(FIFO_CONTROL).write_u8(FIFO_ENABLE);
+            Input::Serial { data, status: port(LINE_STATUS), line: SerialLine::default() }
         };
         Self { channel, input }
     }
@@ -78,31 +93,29 @@ impl Host for HostLink {
 
     fn poll(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match &mut self.input {
-            Input::Serial { data, status, escaped } => poll_serial(*data, *status, escaped, buffer),
+            Input::Serial { data, status, line } => poll_serial(*data, *status, line, buffer),
             Input::Page => poll_page(buffer),
         }
     }
 }
 
-/// Takes bytes while there are any and room for them; a full line is drained in several polls.
-fn poll_serial(data: Port, status: Port, escaped: &mut bool, buffer: &mut [u8]) -> Option<usize> {
-    let mut used = 0;
-    // Without room a stop request behind input would wait for ever: then one byte more is looked at.
-    for _ in 0..=buffer.len() {
-        if used == buffer.len() && !buffer.is_empty() || status.read_u8() & DATA_READY == 0 {
-            break;
-        }
-        let byte = data.read_u8();
-        match (core::mem::take(escaped), byte) {
-            (false, ESCAPE) => *escaped = true,
+/// Takes everything from the line, so that a stop request is found behind bytes that L2 has no room for yet, and hands
+/// out what L2 has room for. `None` means stop.
+fn poll_serial(data: Port, status: Port, line: &mut SerialLine, buffer: &mut [u8]) -> Option<usize> {
+    while !line.waiting.is_full() && status.read_u8() & DATA_READY != 0 {
+        match (core::mem::take(&mut line.escaped), data.read_u8()) {
+            (false, ESCAPE) => line.escaped = true,
             (true, ESCAPE_STOP) => return None,
-            _ => {
-                if let Some(slot) = buffer.get_mut(used) {
-                    *slot = byte;
-                    used += 1;
-                }
-            }
+            // There is room, as the loop has checked.
+            (_, byte) => drop(line.waiting.push_back(byte)),
         }
+    }
+    let mut used = 0;
+    while used < buffer.len()
+        && let Some(byte) = line.waiting.pop_front()
+    {
+        buffer[used] = byte;
+        used += 1;
     }
     Some(used)
 }

@@ -30,6 +30,8 @@ use crate::vmcs12::Controls;
 
 /// How often L1 looks at least whether the host wants something, in parts of a second.
 const HOST_POLLS_PER_SECOND: u64 = 20;
+/// How often it looks while input comes.
+const INPUT_POLLS_PER_SECOND: u64 = 1000;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
@@ -80,6 +82,7 @@ pub struct Vcpu<'m, P> {
     deadline_is_stale: bool,
     timer_rate: u32,
     last_poll: u64,
+    input_flows: bool,
 }
 
 impl<'m, P: Platform> Vcpu<'m, P> {
@@ -118,6 +121,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             deadline: 0,
             deadline_is_stale: true,
             last_poll: start,
+            input_flows: false,
         }
     }
 
@@ -331,7 +335,8 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     fn service(&mut self, counter: u64) -> Result<(), End> {
         let now = self.clock.nanoseconds(counter);
         self.devices.advance(now);
-        let poll_interval = self.clock.frequency() / HOST_POLLS_PER_SECOND;
+        let polls = if self.input_flows { INPUT_POLLS_PER_SECOND } else { HOST_POLLS_PER_SECOND };
+        let poll_interval = self.clock.frequency() / polls;
         if counter.wrapping_sub(self.last_poll) >= poll_interval {
             self.last_poll = counter;
             self.poll_host()?;
@@ -351,6 +356,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         let room = if self.devices.can_receive() { buffer.len() } else { 0 };
         match self.console.poll(&mut buffer[..room]) {
             Some(length) => {
+                self.input_flows = length > 0;
                 self.devices.receive(&buffer[..length]);
                 self.console.idle();
                 Ok(())

@@ -137,7 +137,7 @@ impl Misc {
         ((self.0 >> 25) as u32 & 7) * 512 + 512
     }
 
-    /// Whether IA32_SMM_MONITOR_CTL[2] may be 1 (VMXOFF unblocks SMIs).
+    /// Whether `IA32_SMM_MONITOR_CTL[2]` may be 1 (VMXOFF unblocks SMIs).
     #[must_use]
     pub const fn smm_monitor_control_bit_2(self) -> bool {
         self.bit(28)

@@ -1,3 +1,5 @@
+//! Tests of the capability MSRs, with those of a processor that Bochs emulates.
+
 use super::*;
 use crate::field::{Existence, FIELDS, Field};
 use std::vec::Vec;

@@ -13,7 +13,7 @@ const MOV_SS: Outcome = Outcome::VmfailValid(InstructionError::VM_ENTRY_WITH_EVE
 const NOT_CLEAR: Outcome = Outcome::VmfailValid(InstructionError::VMLAUNCH_WITH_NON_CLEAR_VMCS);
 const NOT_LAUNCHED: Outcome = Outcome::VmfailValid(InstructionError::VMRESUME_WITH_NON_LAUNCHED_VMCS);
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, Outcome::VmfailInvalid, "", |_| true, [], {
         "basic.current-vmcs.exists", [], "there must be a current VMCS",
             |s, _| unless(s.environment.current_vmcs != u64::MAX, s.environment.current_vmcs);

@@ -60,7 +60,7 @@ fn needs_length(state: &State<'_>) -> bool {
     event.is_valid() && (instruction || (event.event_type() == EventType::OTHER_EVENT && event.vector() != 0))
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, Outcome::CONTROLS, "", |_| true, [], {
         "entry.controls.required", [VM_ENTRY_CONTROLS], "bits that IA32_VMX_(TRUE_)ENTRY_CTLS[31:0] requires must be 1",
             |s, value| bits(s.capabilities.entry().required & !value);

@@ -70,9 +70,9 @@ pub struct Environment<'a> {
     pub x2apic_mode: bool,
     /// IA32_RTIT_CTL.TraceEn of the host.
     pub processor_trace_enabled: bool,
-    /// CPUID.80000008H:EAX[7:0], at most 52.
+    /// CPUID.80000008H:`EAX[7:0]`, at most 52.
     pub physical_address_width: u32,
-    /// CPUID.80000008H:EAX[15:8]: 48, or 57 with 5-level paging.
+    /// CPUID.80000008H:`EAX[15:8]`: 48, or 57 with 5-level paging.
     pub linear_address_width: u32,
     /// Bits of IA32_EFER.
     pub efer: u64,
@@ -86,7 +86,7 @@ pub struct Environment<'a> {
     pub lbr_ctl: u64,
     /// Bits of IA32_SPEC_CTRL.
     pub spec_ctrl: u64,
-    /// Whether CR3[62:61] may be 1: linear-address masking.
+    /// Whether `CR3[62:61]` may be 1: linear-address masking.
     pub linear_address_masking: bool,
     /// Whether RTM is supported, with it bit 16 of the pending debug exceptions.
     pub restricted_transactional_memory: bool,

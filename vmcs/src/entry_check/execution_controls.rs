@@ -71,7 +71,7 @@ fn last_pid_pointer(state: &State<'_>, table: u64) -> u64 {
     table.saturating_add(8 * state.get(Field::LAST_PID_POINTER_INDEX) + 7)
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, CONTROLS, "", |_| true, [], {
         "execution.pin-based.required", [PIN_BASED_VM_EXECUTION_CONTROLS], "bits that IA32_VMX_(TRUE_)PINBASED_CTLS[31:0] requires must be 1",
             |s, value| not_set(s.capabilities.pin_based().required, value);

@@ -23,7 +23,7 @@ pub(super) fn end_beyond_width(state: &State<'_>, address: u64, count: Field) ->
     bits(last_byte(address, state.get(count)) & state.beyond_physical_width())
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, Outcome::CONTROLS, "", |_| true, [], {
         "exit.primary.required", [PRIMARY_VM_EXIT_CONTROLS], "bits that IA32_VMX_(TRUE_)EXIT_CTLS[31:0] requires must be 1",
             |s, value| bits(s.capabilities.primary_exit().required & !value);

@@ -34,7 +34,7 @@ fn cr0_required(state: &State<'_>) -> u64 {
     state.capabilities.cr0_fixed().required & !free
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, GUEST, "", |_| true, [GUEST_IA32_SYSENTER_ESP GUEST_IA32_SYSENTER_EIP], {
         "guest.cr0.required", [GUEST_CR0],
             "bits that are 1 in IA32_VMX_CR0_FIXED0 must be 1 (PE and PG need not with \"unrestricted guest\")",

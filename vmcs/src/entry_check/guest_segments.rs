@@ -147,7 +147,7 @@ fn upper_half(_: &State<'_>, base: u64) -> Option<u64> {
     bits(base & !0xffff_ffff)
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     virtual_8086!("es", GUEST_ES_SELECTOR, GUEST_ES_BASE, GUEST_ES_LIMIT, GUEST_ES_ACCESS_RIGHTS),
     virtual_8086!("cs", GUEST_CS_SELECTOR, GUEST_CS_BASE, GUEST_CS_LIMIT, GUEST_CS_ACCESS_RIGHTS),
     virtual_8086!("ss", GUEST_SS_SELECTOR, GUEST_SS_BASE, GUEST_SS_LIMIT, GUEST_SS_ACCESS_RIGHTS),

@@ -122,7 +122,7 @@ fn pdpte_in_memory(state: &State<'_>, cr3: u64, index: u64) -> Option<u64> {
     pdpte_reserved(state, state.environment.platform.read_memory(table + 8 * index)?)
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(REGISTERS, GUEST, "", |_| true, [], {
         "guest.rflags.reserved", [GUEST_RFLAGS], "bits 63:22, 15, 5 and 3 must be 0", |_, value| bits(value & RFLAGS_RESERVED);
         "guest.rflags.fixed", [GUEST_RFLAGS], "bit 1 must be 1", |_, value| bits(!value & 2);

@@ -39,7 +39,7 @@ fn rpl_and_ti(_: &State<'_>, selector: u64) -> Option<u64> {
     bits(selector & 7)
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(ADDRESS_SPACE, Outcome::HOST, "from outside IA-32e mode", |s| !s.environment.long_mode, [], {
         "host.size.guest-in-ia32e", [VM_ENTRY_CONTROLS], "\"IA-32e mode guest\" must be 0",
             |s, _| bits((s.entry & Entry::IA_32E_MODE_GUEST).bits().into());

@@ -1,8 +1,8 @@
 //! The checks that VM entry makes, each a row of a table, so that a refused entry names the rule it broke.
 //!
-//! VMLAUNCH and VMRESUME report "error 7" or "exit 33" for some two hundred different mistakes. [`check`] gives the first broken
+//! VMLAUNCH and VMRESUME report "error 7" or "exit 33" for more than three hundred different mistakes. [`check`] gives the first broken
 //! [`Rule`] in the order in which a processor gets to them, with what the processor would report ([`Outcome`]); [`check_all`] gives
-//! every one. A verdict reads the VMCS through [`VmcsAccess`], and only fields that exist; what is outside the VMCS (address widths,
+//! every one, and [`check_known`] those that an incomplete dump proves. A verdict reads the VMCS through [`VmcsAccess`], and only fields that exist; what is outside the VMCS (address widths,
 //! memory, the state of the logical processor) comes from an [`Environment`].
 //!
 //! What always holds: the checks never write, never allocate, and look at each field once per call, so a VMCS that changes meanwhile
@@ -41,6 +41,7 @@ mod host;
 mod msr_loading;
 mod rule;
 mod state;
+mod straight;
 mod values;
 
 pub use environment::{EntryInstruction, Environment, LaunchState, NoPlatform, Platform};
@@ -48,10 +49,11 @@ pub use rule::{Group, Outcome, Rule, Violation};
 
 use crate::access::VmcsAccess;
 use crate::capability::Capabilities;
+use crate::field::Field;
 use state::State;
 
-/// Every rule, in the order of the checks.
-pub static GROUPS: &[&[Group]] = &[
+/// The groups of every file, in the order of the checks.
+const FILES: &[&[Group]] = &[
     basic::GROUPS,
     execution_controls::GROUPS,
     exit_controls::GROUPS,
@@ -63,6 +65,33 @@ pub static GROUPS: &[&[Group]] = &[
     msr_loading::GROUPS,
 ];
 
+const GROUP_COUNT: usize = {
+    let (mut count, mut file) = (0, 0);
+    while file < FILES.len() {
+        count += FILES[file].len();
+        file += 1;
+    }
+    count
+};
+
+const IN_ORDER: [&Group; GROUP_COUNT] = {
+    let mut groups = [&FILES[0][0]; GROUP_COUNT];
+    let (mut count, mut file) = (0, 0);
+    while file < FILES.len() {
+        let mut group = 0;
+        while group < FILES[file].len() {
+            groups[count] = &FILES[file][group];
+            count += 1;
+            group += 1;
+        }
+        file += 1;
+    }
+    groups
+};
+
+/// Every rule, in the order of the checks.
+pub static GROUPS: &[&Group] = &IN_ORDER;
+
 /// Checks the VMCS as VMLAUNCH or VMRESUME would.
 ///
 /// # Errors
@@ -70,7 +99,8 @@ pub static GROUPS: &[&[Group]] = &[
 /// The first broken rule.
 pub fn check(access: &mut impl VmcsAccess, capabilities: &Capabilities, environment: &Environment<'_>) -> Result<(), Violation> {
     let mut first = None;
-    visit(access, capabilities, environment, |violation| {
+    let mut state = State::read(access, capabilities, environment);
+    straight::visit(access, &mut state, &mut |violation| {
         first = Some(violation);
         false
     });
@@ -84,33 +114,55 @@ pub fn check_all(
     environment: &Environment<'_>,
     mut report: impl FnMut(Violation),
 ) {
-    visit(access, capabilities, environment, |violation| {
+    let mut state = State::read(access, capabilities, environment);
+    straight::visit(access, &mut state, &mut |violation| {
         report(violation);
         true
     });
 }
 
-/// Evaluates the rules until `report` says that it has enough.
-fn visit(
+/// Gives to `report` every broken rule that is broken whatever the fields hold of which `is_known` says `false`: for a dump that is
+/// incomplete. `is_known` is asked for each field that a rule looks at, so it can also note what is missing.
+///
+/// A rule is reported if all fields it names are known, and if it is broken both with all unknown fields 0 and with all of them all
+/// ones: whether a rule applies depends on single bits of the fields, so one of the two fillings switches it off if that isn't known.
+pub fn check_known(
     access: &mut impl VmcsAccess,
+    is_known: impl Fn(Field) -> bool,
     capabilities: &Capabilities,
     environment: &Environment<'_>,
-    mut report: impl FnMut(Violation) -> bool,
+    mut report: impl FnMut(Violation),
 ) {
-    let mut state = State::read(access, capabilities, environment);
-    for group in GROUPS.iter().copied().flatten() {
-        if !(group.condition)(&state) {
-            continue;
+    let mut broken = [0_u32; straight::MAXIMUM_GROUPS];
+    check_all(&mut Filled { access, is_known: &is_known, filling: u64::MAX }, capabilities, environment, |violation| {
+        let (group, rule) = violation.number;
+        if let Some(rules) = broken.get_mut(group) {
+            *rules |= 1 << rule;
         }
-        state.fetch(access, group.fetch);
-        for rule in group.rules {
-            let value = rule.fields.first().map_or(0, |field| state.get(*field));
-            let Some(offending) = (rule.broken)(&state, value) else { continue };
-            if !report(Violation::new(group, rule, offending, &state)) {
-                return;
-            }
+    });
+    check_all(&mut Filled { access, is_known: &is_known, filling: 0 }, capabilities, environment, |violation| {
+        let (group, rule) = violation.number;
+        let with_ones = broken.get(group).is_some_and(|rules| rules >> rule & 1 != 0);
+        if with_ones && violation.rule.fields.iter().all(|field| is_known(*field)) {
+            report(violation);
         }
+    });
+}
+
+/// A VMCS whose unknown fields all hold the same bit.
+struct Filled<'a, Access, Known> {
+    access: &'a mut Access,
+    is_known: &'a Known,
+    filling: u64,
+}
+
+impl<Access: VmcsAccess, Known: Fn(Field) -> bool> VmcsAccess for Filled<'_, Access, Known> {
+    fn read(&mut self, field: Field) -> u64 {
+        if (self.is_known)(field) { self.access.read(field) } else { self.filling & field.width().mask() }
     }
+
+    /// The checks never write.
+    fn write(&mut self, _field: Field, _value: u64) {}
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn entry_with(state: &State<'_>, wanted: Mistake) -> Option<u64> {
     first_mistake(state).filter(|(_, mistake)| *mistake == wanted).map(|(entry, _)| entry)
 }
 
-pub(super) static GROUPS: &[Group] = &[
+pub(super) const GROUPS: &[Group] = &[
     group!(SECTION, MSR_LOADING, "with a VM-entry MSR-load count above 0", |s| s.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0, [], {
         "msr-load.reserved", [VM_ENTRY_MSR_LOAD_ADDRESS VM_ENTRY_MSR_LOAD_COUNT], "bits 63:32 of an entry must be 0", |s, _| entry_with(s, Mistake::Reserved);
         "msr-load.segment-base", [VM_ENTRY_MSR_LOAD_ADDRESS VM_ENTRY_MSR_LOAD_COUNT], "an entry must not name IA32_FS_BASE or IA32_GS_BASE",

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::state::State;
+use super::state::{Slot, State};
 use crate::exit_reason::BasicExitReason;
 use crate::field::Field;
 use crate::instruction_error::InstructionError;
@@ -63,7 +63,7 @@ pub struct Group {
     /// When the rules apply.
     pub(super) condition: fn(&State<'_>) -> bool,
     /// Fields of the rules that [`State::read`] leaves out because few entries need them.
-    pub(super) fetch: &'static [Field],
+    pub(super) fetch: &'static [Slot],
     /// The rules.
     pub rules: &'static [Rule],
 }
@@ -96,10 +96,18 @@ pub struct Violation {
     /// The bits, or the value, that break the rule.
     pub offending: u64,
     values: [u64; MAXIMUM_FIELDS],
+    /// Number of the group, and of the rule in it.
+    pub(super) number: (usize, usize),
 }
 
 impl Violation {
-    pub(super) fn new(group: &'static Group, rule: &'static Rule, offending: u64, state: &State<'_>) -> Self {
+    pub(super) fn new(
+        number: (usize, usize),
+        group: &'static Group,
+        rule: &'static Rule,
+        offending: u64,
+        state: &State<'_>,
+    ) -> Self {
         let mut values = [0; MAXIMUM_FIELDS];
         for (slot, field) in values.iter_mut().zip(rule.fields) {
             *slot = state.get(*field);
@@ -110,7 +118,7 @@ impl Violation {
             }
             outcome => outcome,
         };
-        Self { rule, group, outcome, offending, values }
+        Self { rule, group, outcome, offending, values, number }
     }
 
     /// The fields of the rule with the values they had.
@@ -173,7 +181,7 @@ macro_rules! group {
             outcome: $outcome,
             when: $when,
             condition: $condition,
-            fetch: &[$(crate::field::Field::$fetch),*],
+            fetch: &crate::entry_check::state::slots([$(crate::field::Field::$fetch),*]),
             rules: crate::entry_check::rule::rules! { $($rules)* },
         }
     };

@@ -1,6 +1,7 @@
 //! The fields of a VMCS as the rules see them, read once.
 
 use super::environment::Environment;
+use super::straight::read_at_once;
 use super::values::CR4_LA57;
 use crate::access::VmcsAccess;
 use crate::capability::Capabilities;
@@ -8,7 +9,7 @@ use crate::controls::{
     Entry, PinBased, PrimaryExit, PrimaryProcessorBased, SecondaryExit, SecondaryProcessorBased, TertiaryProcessorBased,
 };
 use crate::event::InterruptionInformation;
-use crate::field::{Existence, Field};
+use crate::field::{Existence, FIELDS, Field};
 use crate::software::SoftwareVmcs;
 
 /// What the rules see.
@@ -33,7 +34,7 @@ pub(super) struct State<'a> {
 /// The fields that nearly every entry needs and that every processor has. What only some entries need is in the `fetch` list of the
 /// group that needs it.
 #[rustfmt::skip]
-pub(super) const READ_AT_ONCE: &[Field] = &[
+pub(super) const READ_AT_ONCE: &[Slot] = &slots([
     Field::PIN_BASED_VM_EXECUTION_CONTROLS, Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, Field::PRIMARY_VM_EXIT_CONTROLS,
     Field::VM_ENTRY_CONTROLS, Field::VM_ENTRY_INTERRUPTION_INFORMATION, Field::CR3_TARGET_COUNT, Field::VM_EXIT_MSR_STORE_COUNT,
     Field::VM_EXIT_MSR_LOAD_COUNT, Field::VM_ENTRY_MSR_LOAD_COUNT, Field::VM_ENTRY_MSR_LOAD_ADDRESS,
@@ -45,9 +46,32 @@ pub(super) const READ_AT_ONCE: &[Field] = &[
     Field::GUEST_FS_ACCESS_RIGHTS, Field::GUEST_GS_ACCESS_RIGHTS, Field::GUEST_LDTR_ACCESS_RIGHTS, Field::GUEST_TR_ACCESS_RIGHTS,
     Field::GUEST_INTERRUPTIBILITY_STATE, Field::GUEST_ACTIVITY_STATE, Field::GUEST_PENDING_DEBUG_EXCEPTIONS,
     Field::GUEST_IA32_DEBUGCTL, Field::VMCS_LINK_POINTER,
-];
+]);
+
+/// A field with what the table says of it looked up at compile time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub field: Field,
+    row: usize,
+    mask: u64,
+    always: bool,
+}
+
+/// Looks fields up.
+pub(super) const fn slots<const COUNT: usize>(fields: [Field; COUNT]) -> [Slot; COUNT] {
+    let mut slots = [Slot { field: Field(0), row: 0, mask: 0, always: false }; COUNT];
+    let mut slot = 0;
+    while slot < COUNT {
+        let field = fields[slot];
+        let Some(row) = field.row() else { panic!("a rule names a field that the table doesn't have") };
+        slots[slot] = Slot { field, row, mask: field.width().mask(), always: matches!(FIELDS[row].existence, Existence::Always) };
+        slot += 1;
+    }
+    slots
+}
 
 impl<'a> State<'a> {
+    #[inline(always)]
     pub fn read(access: &mut impl VmcsAccess, capabilities: &'a Capabilities, environment: &'a Environment<'a>) -> Self {
         let mut state = Self {
             vmcs: SoftwareVmcs::new(),
@@ -62,45 +86,39 @@ impl<'a> State<'a> {
             entry: Entry::empty(),
             event: InterruptionInformation(0),
         };
-        for field in READ_AT_ONCE {
-            state.vmcs.set(*field, access.read(*field));
-        }
+        read_at_once(access, &mut state);
         state.pin = PinBased::from_bits_retain(state.low(Field::PIN_BASED_VM_EXECUTION_CONTROLS));
         state.primary = PrimaryProcessorBased::from_bits_retain(state.low(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS));
         state.exit = PrimaryExit::from_bits_retain(state.low(Field::PRIMARY_VM_EXIT_CONTROLS));
         state.entry = Entry::from_bits_retain(state.low(Field::VM_ENTRY_CONTROLS));
         state.event = InterruptionInformation(state.low(Field::VM_ENTRY_INTERRUPTION_INFORMATION));
         if state.primary.contains(PrimaryProcessorBased::ACTIVATE_SECONDARY_CONTROLS) {
-            state.fetch(access, &[Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS]);
+            state.fetch(access, const { slots([Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS])[0] });
             let secondary = state.low(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS);
             state.secondary = SecondaryProcessorBased::from_bits_retain(secondary);
         }
         if state.primary.contains(PrimaryProcessorBased::ACTIVATE_TERTIARY_CONTROLS) {
-            state.fetch(access, &[Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS]);
+            state.fetch(access, const { slots([Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS])[0] });
             let tertiary = state.get(Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS);
             state.tertiary = TertiaryProcessorBased::from_bits_retain(tertiary);
         }
         if state.exit.contains(PrimaryExit::ACTIVATE_SECONDARY_CONTROLS) {
-            state.fetch(access, &[Field::SECONDARY_VM_EXIT_CONTROLS]);
+            state.fetch(access, const { slots([Field::SECONDARY_VM_EXIT_CONTROLS])[0] });
             state.secondary_exit = SecondaryExit::from_bits_retain(state.get(Field::SECONDARY_VM_EXIT_CONTROLS));
         }
         state
     }
 
-    /// Reads `fields` as far as the processor has them; the others are taken for zero.
-    pub fn fetch(&mut self, access: &mut impl VmcsAccess, fields: &[Field]) {
-        for field in fields {
-            let exists = field.information().is_some_and(|row| match row.existence {
-                Existence::Always => true,
-                existence => existence.holds(self.capabilities),
-            });
-            if exists {
-                self.vmcs.set(*field, access.read(*field));
-            }
+    /// Reads a field if the processor has it; otherwise it is taken for zero.
+    #[inline(always)]
+    pub fn fetch(&mut self, access: &mut impl VmcsAccess, slot: Slot) {
+        if slot.always || FIELDS[slot.row].existence.holds(self.capabilities) {
+            self.vmcs.set_row(slot.row, access.read(slot.field) & slot.mask);
         }
     }
 
     /// The value of a field that was read.
+    #[inline(always)]
     pub fn get(&self, field: Field) -> u64 {
         self.vmcs.get(field)
     }

@@ -59,9 +59,9 @@ pub enum InstructionFormat {
     Memory,
     /// VMREAD and VMWRITE, SDM 3C table 27-14.
     VmreadVmwrite,
-    /// LOADIWKEY, SDM 3C table 27-15; URDMSR and UWRMSR.
+    /// LOADIWKEY, SDM 3C table 27-15.
     RegisterPair,
-    /// RDMSR and WRMSRNS with an immediate: the register of the value.
+    /// URDMSR, UWRMSR, and RDMSR and WRMSRNS with an immediate: the register of the value.
     Register,
 }
 
@@ -225,8 +225,8 @@ rows! {
     TDCALL                            Nothing            Always         Undefined        Never               Never;
     RDMSRLIST                         Msr                Always         Undefined        Never               Never;
     WRMSRLIST                         Msr                Always         Undefined        Never               Never;
-    URDMSR                            Msr                Always         RegisterPair     Never               Never;
-    UWRMSR                            Msr                Always         RegisterPair     Never               Never;
+    URDMSR                            Msr                Always         Register         Never               Never;
+    UWRMSR                            Msr                Always         Register         Never               Never;
     RDMSR_IMMEDIATE                   Msr                Always         Register         Never               Never;
     WRMSRNS_IMMEDIATE                 Msr                Always         Register         Never               Never;
 }

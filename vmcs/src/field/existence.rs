@@ -34,7 +34,7 @@ pub enum Existence {
     EntryOrSecondaryExit(Entry, SecondaryExit),
     /// The 1-setting of a VM-function control.
     VmFunction(VmFunctions),
-    /// More than this many CR3-target values, as IA32_VMX_MISC[24:16] counts them.
+    /// More than this many CR3-target values, as `IA32_VMX_MISC[24:16]` counts them.
     Cr3TargetsAbove(u32),
     /// Only SEAM VMX root operation (the TDX module) has the field; VMX root operation never has.
     SeamOnly,
@@ -43,6 +43,7 @@ pub enum Existence {
 impl Existence {
     /// Whether a processor with `capabilities` has the field.
     #[must_use]
+    #[inline]
     pub fn holds(self, capabilities: &Capabilities) -> bool {
         match self {
             Existence::Always => true,

@@ -171,21 +171,22 @@ impl Field {
         Self(self.0 & !HIGH)
     }
 
-    /// The slot in [`ROWS`] that belongs to a valid encoding.
+    /// The slot in [`ROWS`] that belongs to a valid encoding; always within bounds.
     const fn slot(self) -> usize {
         let group = ((self.0 >> 13) & 3) << 2 | ((self.0 >> 10) & 3);
-        group as usize * INDICES + self.index() as usize
+        group as usize * INDICES + self.index() as usize % INDICES
     }
 
     /// The number of this field's row in [`FIELDS`]; the upper half of a field has the row of the field.
     #[must_use]
     #[inline]
     pub const fn row(self) -> Option<usize> {
+        /// Bits that no encoding in the table has: the reserved ones and those of an index beyond [`ROWS`].
+        const NEVER: u32 = RESERVED | (0x3ff & !(2 * INDICES as u32 - 1));
         let has_halves = matches!(self.width(), Width::Bits64);
-        if self.0 & RESERVED != 0 || self.index() as usize >= INDICES || (self.is_high() && !has_halves) {
+        if self.0 & NEVER != 0 || (self.is_high() && !has_halves) {
             return None;
         }
-        // In bounds: two bits of width, two of kind, and an index that was checked.
         match ROWS[self.slot()] {
             0 => None,
             row => Some(row as usize - 1),

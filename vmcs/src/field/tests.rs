@@ -1,3 +1,5 @@
+//! Tests of the table of fields.
+
 use super::*;
 use std::string::ToString;
 use std::vec::Vec;

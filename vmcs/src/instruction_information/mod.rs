@@ -94,14 +94,14 @@ pub enum Operands {
         /// Destination of VMREAD, source of VMWRITE.
         value: RegisterOrMemory,
     },
-    /// LOADIWKEY, URDMSR, UWRMSR.
+    /// LOADIWKEY.
     RegisterPair {
         /// Bits 6:3.
         first: GeneralRegister,
         /// Bits 31:28.
         second: GeneralRegister,
     },
-    /// RDMSR and WRMSRNS with an immediate.
+    /// URDMSR, UWRMSR, and RDMSR and WRMSRNS with an immediate: holds the value.
     Register(GeneralRegister),
 }
 

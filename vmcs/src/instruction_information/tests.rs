@@ -1,3 +1,5 @@
+//! Tests of the instruction information: one word a format.
+
 use super::*;
 use std::string::ToString;
 
@@ -59,6 +61,7 @@ fn each_format_gives_its_operands() {
             1 << 3 | 2 << 28,
             Operands::RegisterPair { first: GeneralRegister::RCX, second: GeneralRegister::RDX },
         ),
+        (BasicExitReason::URDMSR, 6 << 3 | 0xffff_ff80, Operands::Register(GeneralRegister::RSI)),
         (BasicExitReason::RDMSR_IMMEDIATE, 6 << 3, Operands::Register(GeneralRegister::RSI)),
         (
             BasicExitReason::IO_INSTRUCTION,

@@ -1,3 +1,5 @@
+//! Tests of the exit qualifications: one line of text a format.
+
 use super::*;
 use std::string::{String, ToString};
 

@@ -153,11 +153,12 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
     let verbosity = if arguments.quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
-    logging::start(verbosity, events, event_file).map_err(|error| RunError::OutputFile {
+    let _complete = logging::start(verbosity, events, event_file).map_err(|error| RunError::OutputFile {
         file: "the event log (RUST_LOG is perhaps no valid filter)".to_owned(),
         error,
     })?;
 
+    handover::check_memory(arguments.memory)?;
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
     let target = choose_machine(arguments)?;

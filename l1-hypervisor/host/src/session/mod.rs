@@ -166,7 +166,10 @@ impl Session<'_, '_> {
                     self.machine.request_stop()?;
                 }
             }
-            input.pass_on(self.machine)?;
+            // Bochs empties its serial line when it starts: what is sent before L1 speaks is lost.
+            if self.reader.is_open() {
+                input.pass_on(self.machine)?;
+            }
             match self.machine.output(STEP)? {
                 Output::Bytes(bytes) => {
                     if let Some(ending) = self.take(&bytes)? {

@@ -15,6 +15,9 @@ use crate::vcpu::Vcpu;
 /// Puts the guest to sleep, or finds that nothing could ever wake it.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     vcpu.finish_instruction(exit);
+    // Blocking by STI ends with HLT: what follows STI; HLT may be CLI, and then an interrupt that waits could not come
+    // in any more. The activity state may be HLT only without it, too (SDM 3C 27.3.1.5).
+    vcpu.clear_instruction_blocking();
     vcpu.console.idle();
     let can_take_interrupts = vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_IF != 0;
     if can_take_interrupts && vcpu.devices.interrupt_pending() {
@@ -29,8 +32,6 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
         };
         return Action::stop(EndReason::HaltedForEver, 0, text);
     }
-    // Blocking by STI ends with HLT, and the activity state may be HLT only without it (SDM 3C 27.3.1.5).
-    vcpu.clear_instruction_blocking();
     vcpu.platform.write(Field::GUEST_ACTIVITY_STATE, ActivityState::HLT.0.into());
     Action::Continue
 }

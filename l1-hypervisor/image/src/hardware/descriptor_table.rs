@@ -32,6 +32,7 @@ pub const INTERRUPT_STACK_SIZE: usize = 16 * 1024;
 pub const STACK_SIZE: usize = 128 * 1024;
 
 /// A stack above a page that stays unmapped.
+#[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct GuardedStack<const SIZE: usize> {
     guard: UnsafeCell<[u8; 4096]>,

@@ -61,6 +61,16 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> StartErro
     move |error| StartError::System { what, error: error.into() }
 }
 
+/// Whether Bochs and its text display are there.
+///
+/// # Errors
+/// [`StartError::NotInstalled`].
+pub fn is_installed() -> Result<(), StartError> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).any(|folder| folder.join(PROGRAM).is_file());
+    if found { Ok(()) } else { Err(StartError::NotInstalled) }
+}
+
 /// A running Bochs.
 #[derive(Debug)]
 pub struct Process {

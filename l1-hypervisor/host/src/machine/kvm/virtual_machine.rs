@@ -134,3 +134,22 @@ fn enter_long_mode(special: &mut kvm_sregs) {
     special.cr4 = CR4;
     special.efer = EFER;
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_is_filled_in() {
+        let functions = [1, 0x8000_0002, 0x8000_0003, 0x8000_0004, 0x8000_0005];
+        let empty = functions.map(|function| kvm_cpuid_entry2 { function, ..kvm_cpuid_entry2::default() });
+        let mut cpuid = empty;
+        name_processor(&mut cpuid);
+        let bytes = cpuid[1..4].iter().flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes)).flatten();
+        let text: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+        let name = raw_cpuid::CpuId::new().get_processor_brand_string().unwrap();
+        assert_eq!(String::from_utf8_lossy(&text).trim(), name.as_str());
+        assert_eq!([cpuid[0], cpuid[4]], [empty[0], empty[4]]);
+    }
+}
