@@ -1,4 +1,4 @@
-//! Interrupts: a 100 Hz timer through the 8259, HLT until it ticks, STI's shadow, and interrupts held back and let in.
+//! Interrupts: a 20 Hz timer through the 8259, HLT until it ticks, STI's shadow, and interrupts held back and let in.
 #![cfg_attr(bare_metal, no_std, no_main)]
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,8 +8,10 @@ use l2_guests::{Exception, Outcome, ensure, pic, pit, println, tsc};
 
 l2_guests::guest!(run);
 
-/// Ticks a second.
-const FREQUENCY: u32 = 100;
+/// Ticks a second. So few that the machine is hardly ever away for a whole period: two ticks at once make another trace.
+const FREQUENCY: u32 = 20;
+/// Ticks that are waited for first.
+const TICKS_AT_HLT: u64 = 5;
 /// Mask with only IRQ 0 let through.
 const TIMER_ONLY: u16 = !1;
 /// IRQ 0 in the 8259's registers.
@@ -77,12 +79,12 @@ fn must_have_come(before: u64, when: &str) -> Outcome {
 
 /// HLT ends with a tick, and with nothing else.
 fn halts() -> Outcome {
-    while ticks() < 10 {
+    while ticks() < TICKS_AT_HLT {
         let before = ticks();
         pic::halt_for_interrupt();
         must_have_come(before, "at a HLT")?;
     }
-    println!("10 ticks came in at HLT");
+    println!("{TICKS_AT_HLT} ticks came in at HLT");
     Ok(())
 }
 

@@ -3,6 +3,9 @@
 //! Debian's unmodified kernel boots in Bochs, loads its modules `kvm` and `kvm_intel`, and runs the program under test
 //! on the real `/dev/kvm` there. One boot serves any number of jobs, with VMCS shadowing allowed to KVM or not.
 //!
+//! With `KVM_LAB_VERBOSE` in the environment what the kernel prints goes to standard error as it comes; otherwise the
+//! last lines are kept and shown if the lab fails.
+//!
 //! What always holds: the lab ends. A job has a timeout by the lab's clock; a lab that says nothing for too long is
 //! ended from outside, as a guest that spins with interrupts off stops Linux on Bochs altogether (see
 //! docs/deviations.md).

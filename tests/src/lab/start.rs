@@ -4,6 +4,8 @@
 //! What always holds: everything that is loaded is one RAM image above 1 MiB. Below lie the video memory and ROMs, to
 //! which Bochs gives no memory, and a RAM image that spans them would arrive shifted.
 
+use std::ops::Range;
+
 use l1_hypervisor::loader::{self, Initrd, LoadError, LoadOptions, LoadedGuest};
 use l1_hypervisor::machine::bochs::model::Model;
 use l1_hypervisor::machine::bochs::process::{Configuration, Process, StartError};
@@ -18,6 +20,8 @@ pub const INSTRUCTIONS_PER_SECOND: u64 = 50_000_000;
 const RAM_IMAGE: u64 = 0x10_0000;
 /// Where `cmd_line_ptr` lies in the zero page ("The Linux/x86 Boot Protocol").
 const COMMAND_LINE_POINTER: usize = 0x228;
+/// Where `acpi_rsdp_addr` lies in it: L1 gives its guests ACPI tables, this machine has none.
+const ACPI_ROOT_POINTER: Range<usize> = 0x70..0x78;
 
 /// The kernel's command line, a reason each.
 const COMMAND_LINE: &[&str] = &[
@@ -31,8 +35,8 @@ const COMMAND_LINE: &[&str] = &[
     "mitigations=off",
     "cryptomgr.notests",
     "initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,trace_eval_init,cubictcp_register,init_kprobe_trace,bpf_rstat_kfunc_init,tracer_init_tracefs,slab_sysfs_init,inet6_init,bpf_key_sig_kfuncs_init",
-    // There is no firmware, and no bus that anything needs.
-    "acpi=off",
+    // No bus that anything needs. (`acpi=off` would also keep the kernel from using the local APIC, and then KVM's
+    // timers would be no finer than its clock of 250 Hz.)
     "pci=off",
     // The time-stamp counter counts instructions: nothing is to be measured.
     "tsc=reliable",
@@ -101,6 +105,7 @@ fn above_1_mib(loaded: &LoadedGuest<'_>) -> (Vec<(u64, Vec<u8>)>, u64) {
             let pointer = &mut bytes[COMMAND_LINE_POINTER..COMMAND_LINE_POINTER + 4];
             let address = u32::from_le_bytes([pointer[0], pointer[1], pointer[2], pointer[3]]);
             pointer.copy_from_slice(&(moved(address.into()) as u32).to_le_bytes());
+            bytes[ACPI_ROOT_POINTER].fill(0);
         }
         pieces.push((moved(segment.guest_address), bytes));
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use libtest_mimic::Failed;
+use similar::{DiffOp, DiffTag, TextDiff};
 
 use super::outcome::Outcome;
 
@@ -128,33 +129,14 @@ struct Piece<'a> {
     is_equal: bool,
 }
 
-/// Both texts taken apart by their longest common subsequence of lines; texts here are a few hundred lines.
+/// Both texts taken apart.
 fn difference<'a>(bare: &'a str, in_kvm: &'a str) -> Vec<Piece<'a>> {
-    let (left, right): (Vec<&str>, Vec<&str>) = (bare.lines().collect(), in_kvm.lines().collect());
-    // `common[i][j]`: length of the longest common subsequence of left[i..] and right[j..].
-    let mut common = vec![vec![0_usize; right.len() + 1]; left.len() + 1];
-    for i in (0..left.len()).rev() {
-        for j in (0..right.len()).rev() {
-            common[i][j] = if left[i] == right[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
-        }
-    }
-    let mut pieces: Vec<Piece<'a>> = Vec::new();
-    let (mut i, mut j) = (0, 0);
-    while i < left.len() || j < right.len() {
-        let is_equal = i < left.len() && j < right.len() && left[i] == right[j];
-        if pieces.last().is_none_or(|last| last.is_equal != is_equal) {
-            pieces.push(Piece { bare: Vec::new(), in_kvm: Vec::new(), is_equal });
-        }
-        let Some(piece) = pieces.last_mut() else { break };
-        let take_left = i < left.len() && (j == right.len() || common[i + 1][j] >= common[i][j + 1]);
-        if is_equal || take_left {
-            piece.bare.push(left[i]);
-            i += 1;
-        }
-        if is_equal || !take_left {
-            piece.in_kvm.push(right[j]);
-            j += 1;
-        }
-    }
-    pieces
+    let (bare_lines, kvm_lines): (Vec<&str>, Vec<&str>) = (bare.lines().collect(), in_kvm.lines().collect());
+    let diff = TextDiff::from_slices(&bare_lines, &kvm_lines);
+    let piece = |operation: &DiffOp| Piece {
+        bare: bare_lines[operation.old_range()].to_vec(),
+        in_kvm: kvm_lines[operation.new_range()].to_vec(),
+        is_equal: operation.tag() == DiffTag::Equal,
+    };
+    diff.ops().iter().map(piece).collect()
 }
