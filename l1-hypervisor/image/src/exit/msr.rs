@@ -13,7 +13,7 @@ use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
 
 /// What L1 does for an MSR.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Emulation {
     /// The value lives in a VMCS field; any value may be written that `accepts` allows.
     InField { field: Field, accepts: fn(u64) -> bool },
