@@ -399,3 +399,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if self.has_injected { Some(self.injected) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests;
