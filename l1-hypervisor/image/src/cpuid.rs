@@ -55,6 +55,7 @@ const HIDDEN: &[Hidden] = &[
     hidden(6, 0, Register::Eax, !0),
     hidden(6, 0, Register::Ebx, !0),
     hidden(6, 0, Register::Ecx, !0),
+    hidden(6, 0, Register::Edx, !0),
     // TSC_ADJUST, SGX, HLE, PQM, RTM, MPX, PQE, PT: their MSRs are not given, or transactions would be aborted by exits.
     hidden(7, 0, Register::Ebx, bit(1) | bit(2) | bit(4) | bit(11) | bit(12) | bit(14) | bit(15) | bit(25)),
     // WAITPKG, CET, TME, 57-bit addresses, key locker, bus-lock detection, ENQCMD, SGX_LC, PKS.
@@ -201,6 +202,8 @@ impl Features {
 
     #[inline(never)]
     fn hide(&self, answer: &mut CpuidResult, leaf: u32, subleaf: u32, cr4: u64) {
+        // Of these leaves the two have sub-leaves; in the others ECX means nothing and may hold anything.
+        let subleaf = if matches!(leaf, 7 | 0xd) { subleaf } else { 0 };
         // Leaf 7 has hidden sub-leaves, leaf 0xd sub-leaves for states that XCR0 cannot enable.
         if leaf == 7 && subleaf != 0 || leaf == 0xd && subleaf > 1 && self.extended_control >> subleaf.min(63) & 1 == 0 {
             *answer = CpuidResult::default();

@@ -33,5 +33,7 @@ pub mod platform;
 pub mod recorder;
 pub mod run;
 pub mod start;
+#[cfg(test)]
+mod testing;
 pub mod vcpu;
 pub mod vmcs12;

@@ -148,3 +148,6 @@ pub fn entry_failure(failure: EntryFailure, rip: u64, tsc: u64) -> Record {
         ..Record::ZERO
     }
 }
+
+#[cfg(test)]
+mod tests;

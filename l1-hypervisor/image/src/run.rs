@@ -63,3 +63,6 @@ fn refused<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
     };
     End { reason: EndReason::EntryFailed, value, text: EndText::Words(text) }
 }
+
+#[cfg(test)]
+mod tests;

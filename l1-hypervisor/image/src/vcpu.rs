@@ -37,7 +37,7 @@ const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
 const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exception BS: a single-step trap (SDM 3C table 25-4).
-const PENDING_SINGLE_STEP: u64 = 1 << 14;
+pub(crate) const PENDING_SINGLE_STEP: u64 = 1 << 14;
 const CODE_SEGMENT_LONG: u64 = 1 << 13;
 const CODE_SEGMENT_DEFAULT_32: u64 = 1 << 14;
 const EFER_LMA: u64 = 1 << 10;
@@ -345,14 +345,11 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         let next_event = self.devices.next_deadline().map_or(u64::MAX, |deadline| self.clock.counter_at(deadline));
         let deadline = next_poll.min(next_event);
         self.deadline_is_stale = false;
-        // The timer stands still while L1 runs, so it can only be late, and by no more than L1 has used since it was
-        // set; exits look at the counter themselves.
-        if deadline != self.deadline {
-            self.deadline = deadline;
-            // The timer counts ticks of 2^rate and may not end early.
-            let ticks = (deadline.saturating_sub(counter) >> self.timer_rate) + 1;
-            self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
-        }
+        self.deadline = deadline;
+        // The timer counts how often bit `rate` of the counter changes, and may not end before the deadline (SDM 3C
+        // 26.5.1 "VMX-Preemption Timer").
+        let ticks = (deadline >> self.timer_rate).saturating_sub(counter >> self.timer_rate) + 1;
+        self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
         Ok(())
     }
 
@@ -409,3 +406,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if self.has_injected { Some(self.injected) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests;

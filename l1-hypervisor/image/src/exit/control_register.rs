@@ -20,6 +20,8 @@ const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMEP: u64 = 1 << 20;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+/// Type of a busy 16-bit TSS, with which IA-32e mode cannot be activated.
+const BUSY_TASK_16: u64 = 3;
 /// "IA-32e mode guest" among the VM-entry controls.
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 /// With PCIDs, bit 63 of the source of MOV to CR3 asks not to invalidate; it is not stored (SDM 3A 4.10.4.1).
@@ -101,7 +103,9 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
     let paging_ends = value & CR0_PG == 0 && old & CR0_PG != 0;
     if paging_starts && efer & EFER_LME != 0 {
-        if cr4 & CR4_PAE == 0 || vcpu.is_64_bit_code_segment() {
+        // The consistency checks of SDM 3A 10.8.5 "Initializing IA-32e Mode".
+        let task_rights = vcpu.platform.read(Field::GUEST_TR_ACCESS_RIGHTS);
+        if cr4 & CR4_PAE == 0 || vcpu.is_64_bit_code_segment() || task_rights & 0xf == BUSY_TASK_16 {
             return Action::GENERAL_PROTECTION;
         }
         set_long_mode_active(vcpu, efer, true);
@@ -177,7 +181,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
 
 /// Loads the PDPTE registers from the table at `cr3`; false if an entry that is present has reserved bits set
 /// (SDM 3A 4.4.1 "PDPTE Registers").
-fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
+pub(super) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
     const FIELDS: [Field; 4] = [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3];
     const RESERVED_LOW: u64 = 0b1_1110_0110;
     let above = !0 << vcpu.features.physical_address_width;

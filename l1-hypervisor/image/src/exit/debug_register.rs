@@ -15,8 +15,8 @@ const DR6_WRITABLE: u64 = 0xe00f;
 /// DR7: bit 10 is always 1; bits 11, 12, 14 and 15 are 0 (SDM 3B 18.2.4 "Debug Control Register (DR7)").
 const DR7_FIXED: u64 = 0x400;
 const DR7_WRITABLE: u64 = 0xffff_23ff;
-/// General detect: an access to a debug register raises #DB.
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// General detect: an access to a debug register raises #DB. Every #DB clears it for its handler.
+pub(super) const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// DR6.BD: that is what happened.
 const DR6_ACCESS_DETECTED: u64 = 1 << 13;
 
@@ -34,6 +34,10 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             return Action::INVALID_OPCODE;
         }
         number += 2;
+    }
+    // This exit comes before the check of CPL (SDM 3C 26.1.3 "Instructions That Cause VM Exits Conditionally").
+    if vcpu.privilege_level() != 0 {
+        return Action::GENERAL_PROTECTION;
     }
     let dr7 = vcpu.platform.read(Field::GUEST_DR7);
     if dr7 & DR7_GENERAL_DETECT != 0 {

@@ -5,6 +5,7 @@ use vmcs::event::{EventType, Injection, InterruptionInformation, Vector};
 use vmcs::field::Field;
 
 use super::Action;
+use super::debug_register::DR7_GENERAL_DETECT;
 use super::information::Exit;
 use crate::platform::{DebugRegister, Platform};
 use crate::vcpu::Vcpu;
@@ -31,6 +32,10 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
                 let causes = exit.qualification(&mut vcpu.platform) & DEBUG_CAUSES;
                 let old = vcpu.platform.debug_register(DebugRegister::Dr6);
                 vcpu.platform.set_debug_register(DebugRegister::Dr6, old & !DR6_LOW | causes);
+                let dr7 = vcpu.platform.read(Field::GUEST_DR7);
+                if dr7 & DR7_GENERAL_DETECT != 0 {
+                    vcpu.platform.write(Field::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
+                }
             }
             // Bits 12 and 31 as for injection: "NMI unblocking" is undefined there (SDM 3C 25.8.3).
             let mut injection = Injection::new(InterruptionInformation(information.0 & !(1 << 12)), error_code);

@@ -10,7 +10,7 @@ use vmcs::field::Field;
 use super::Action;
 use super::information::Exit;
 use crate::platform::Platform;
-use crate::vcpu::Vcpu;
+use crate::vcpu::{PENDING_SINGLE_STEP, Vcpu};
 
 /// Puts the guest to sleep, or finds that nothing could ever wake it.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
@@ -20,7 +20,9 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     vcpu.clear_instruction_blocking();
     vcpu.console.idle();
     let can_take_interrupts = vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_IF != 0;
-    if can_take_interrupts && vcpu.devices.interrupt_pending() {
+    // A single-step trap follows HLT at once, with interrupts off as well.
+    let is_trapped = vcpu.platform.read(Field::GUEST_PENDING_DEBUG_EXCEPTIONS) & PENDING_SINGLE_STEP != 0;
+    if is_trapped || can_take_interrupts && vcpu.devices.interrupt_pending() {
         return Action::Continue;
     }
     let can_be_woken = can_take_interrupts && (vcpu.devices.next_deadline().is_some() || vcpu.devices.wants_input());

@@ -7,7 +7,7 @@ use super::Action;
 use super::information::Exit;
 use crate::context::register::{RAX, RCX, RDI, RSI};
 use crate::device::{AccessSize, EndRequest};
-use crate::guest_paging::{is_canonical, read_linear, write_linear};
+use crate::guest_paging::{AccessKind, check, is_canonical, read_linear, write_linear};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use l1_protocol::end::EndReason;
@@ -16,6 +16,8 @@ use l1_protocol::guest::debug_exit_succeeded;
 /// Bytes that one exit of a string instruction moves at most. What is left exits again, so that interrupts are not
 /// held up and no guest decides how long L1 works.
 const STRING_CHUNK: usize = 1024;
+/// Number of SS among the segment registers.
+const STACK_SEGMENT: u64 = 2;
 const RFLAGS_DF: u64 = 1 << 10;
 
 /// An I/O instruction, from the exit qualification (SDM 3C table 28-5 "Exit Qualification for I/O Instructions").
@@ -91,7 +93,8 @@ fn end_of_run(end: EndRequest, status: Option<u32>) -> Action {
 
 /// INS and OUTS. The processor reports the linear address of the first element; the following ones lie beside it.
 fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, now: u64) -> Action {
-    // SDM 3C table 28-9 "Format of the VM-Exit Instruction-Information Field as Used for INS and OUTS": 9:7 address size.
+    // SDM 3C table 28-9 "Format of the VM-Exit Instruction-Information Field as Used for INS and OUTS": 9:7 address size,
+    // 17:15 segment of OUTS.
     let information = vcpu.platform.read(Field::VM_EXIT_INSTRUCTION_INFORMATION);
     let address_mask: u64 = match information >> 7 & 7 {
         0 => 0xffff,
@@ -132,16 +135,17 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
             let offset = first_offset.wrapping_add(step.wrapping_mul(element)) & address_mask;
             let linear = first_linear.wrapping_add(offset.wrapping_sub(first_offset));
             if !is_canonical(linear) {
-                action = Action::exception(if access.input { Vector::GP } else { Vector::SS }, Some(0));
+                let in_stack = !access.input && information >> 15 & 7 == STACK_SEGMENT;
+                action = Action::exception(if in_stack { Vector::SS } else { Vector::GP }, Some(0));
                 break;
             }
             let mut bytes = [0; 4];
             let bytes = &mut bytes[..size as usize];
             let moved = if access.input {
                 // The port is read only if the value can be stored.
-                read_linear(&mut vcpu.memory, &paging, linear, bytes)
-                    .and_then(|()| write_linear(&mut vcpu.memory, &paging, linear, bytes))
-                    .and_then(|()| {
+                check(&mut vcpu.memory, &paging, linear, AccessKind::Write)
+                    .and_then(|_| check(&mut vcpu.memory, &paging, linear.wrapping_add(size - 1), AccessKind::Write))
+                    .and_then(|_| {
                         let value = vcpu.devices.read(access.port, access.size, now).to_le_bytes();
                         write_linear(&mut vcpu.memory, &paging, linear, &value[..size as usize])
                     })

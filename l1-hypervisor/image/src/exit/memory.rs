@@ -8,6 +8,7 @@ use vmcs::field::Field;
 use super::information::Exit;
 use super::{Action, End, EndText};
 use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
+use crate::guest_paging::{AccessKind, check};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
@@ -17,15 +18,6 @@ mod qualification {
     pub const FETCH: u64 = 1 << 2;
     pub const LINEAR_ADDRESS_VALID: u64 = 1 << 7;
     pub const TRANSLATED: u64 = 1 << 8;
-}
-
-/// Bits of a page-fault error code (SDM 3A 4.7 "Page-Fault Exceptions").
-mod page_fault {
-    pub const PRESENT: u32 = 1 << 0;
-    pub const WRITE: u32 = 1 << 1;
-    pub const USER: u32 = 1 << 2;
-    pub const RESERVED: u32 = 1 << 3;
-    pub const FETCH: u32 = 1 << 4;
 }
 
 /// An EPT violation.
@@ -39,7 +31,7 @@ pub fn handle_violation<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) ->
         );
     }
     if bits & qualification::LINEAR_ADDRESS_VALID != 0 && bits & qualification::TRANSLATED == 0 {
-        return fault_on_page_table(vcpu, bits);
+        return access_through_missing_table(vcpu, exit, bits);
     }
     if bits & qualification::FETCH != 0 {
         // What is fetched is FF FF …, which is no instruction.
@@ -48,24 +40,29 @@ pub fn handle_violation<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) ->
     emulate(vcpu, exit)
 }
 
-/// The guest's page tables lie where nothing is: an entry of all ones has reserved bits set.
-fn fault_on_page_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, bits: u64) -> Action {
-    let mut error_code = page_fault::PRESENT | page_fault::RESERVED;
-    if bits & qualification::WRITE != 0 {
-        error_code |= page_fault::WRITE;
-    }
-    if bits & qualification::FETCH != 0 {
-        error_code |= page_fault::FETCH;
-    }
-    if vcpu.privilege_level() == 3 {
-        error_code |= page_fault::USER;
-    }
+/// The guest's page tables lie where nothing is. An entry of all ones has reserved bits set, except with 32-bit paging,
+/// where it may map a page: walking through the tables as they read shows which.
+fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit, bits: u64) -> Action {
+    let kind = if bits & qualification::FETCH != 0 {
+        AccessKind::Execute
+    } else if bits & qualification::WRITE != 0 {
+        AccessKind::Write
+    } else {
+        AccessKind::Read
+    };
     let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
-    vcpu.platform.set_cr2(address);
-    Action::exception(Vector::PF, Some(error_code))
+    let paging = vcpu.paging_state();
+    match check(&mut vcpu.memory, &paging, address, kind) {
+        Err(fault) => {
+            vcpu.platform.set_cr2(fault.address);
+            Action::exception(Vector::PF, Some(fault.error_code))
+        }
+        Ok(_) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
+        Ok(_) => emulate(vcpu, exit),
+    }
 }
 
-fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
     const BASES: [Field; 6] = [
         Field::GUEST_ES_BASE,
         Field::GUEST_CS_BASE,

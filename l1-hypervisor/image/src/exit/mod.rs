@@ -14,6 +14,8 @@ pub mod io;
 pub mod memory;
 pub mod msr;
 pub mod task_switch;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod xsetbv;
 
