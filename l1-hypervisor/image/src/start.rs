@@ -45,8 +45,6 @@ static EPT12: Pages<{ ept::TABLES }> = Pages::new();
 
 const CPUID_VMX: u32 = 1 << 5;
 const CPUID_XSAVE: u32 = 1 << 26;
-const CR4_VMXE: u64 = 1 << 13;
-const CR4_OSXSAVE: u64 = 1 << 18;
 
 /// Where the image goes after its first instructions. `address` is where the boot information lies; `prepare_heap` is
 /// called once the image's own bytes have been checked, as it changes some of them.
@@ -159,10 +157,10 @@ fn send_capabilities(channel: &mut Channel, capabilities: &Capabilities) {
 fn enter_vmx_operation(capabilities: &Capabilities) -> Result<(), Unfit> {
     fitness::check(capabilities)?;
     let (cr0, cr4) = (capabilities.cr0_fixed(), capabilities.cr4_fixed());
-    let mut new_cr4 = (processor::read_cr4() | CR4_VMXE | cr4.required) & cr4.allowed;
+    let mut new_cr4 = (processor::read_cr4() | vmcs12::CR4_VMXE | cr4.required) & cr4.allowed;
     let has_xsave = processor::cpuid(1, 0).ecx & CPUID_XSAVE != 0;
     if has_xsave {
-        new_cr4 |= CR4_OSXSAVE;
+        new_cr4 |= vmcs12::CR4_OSXSAVE;
     }
     let revision = capabilities.basic().vmcs_revision_identifier();
     // SAFETY: the fixed bits keep L1's mode as it is; OSXSAVE is set only where there is XSAVE, and XCR0 = 1 is its value

@@ -6,6 +6,7 @@ use vmcs::access::VmcsAccess;
 use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased, SecondaryProcessorBased};
 use vmcs::field::Field;
+use x86::controlregs::{Cr0, Cr4};
 
 use crate::cpuid::Features;
 
@@ -77,31 +78,33 @@ pub const PAT_AFTER_RESET: u64 = 0x0007_0406_0007_0406;
 /// guest whose memory types come from EPT, and everything reserved. A write that changes one of them exits.
 pub const CR0_HOST_OWNED: u64 = !(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_WP | CR0_AM | CR0_PG);
 /// Protection enable.
-pub const CR0_PE: u64 = 1 << 0;
+pub const CR0_PE: u64 = Cr0::CR0_PROTECTED_MODE.bits() as u64;
 /// Monitor coprocessor.
-pub const CR0_MP: u64 = 1 << 1;
+pub const CR0_MP: u64 = Cr0::CR0_MONITOR_COPROCESSOR.bits() as u64;
 /// Emulation.
-pub const CR0_EM: u64 = 1 << 2;
+pub const CR0_EM: u64 = Cr0::CR0_EMULATE_COPROCESSOR.bits() as u64;
 /// Task switched.
-pub const CR0_TS: u64 = 1 << 3;
+pub const CR0_TS: u64 = Cr0::CR0_TASK_SWITCHED.bits() as u64;
 /// Extension type; always 1.
-pub const CR0_ET: u64 = 1 << 4;
+pub const CR0_ET: u64 = Cr0::CR0_EXTENSION_TYPE.bits() as u64;
 /// Numeric error.
-pub const CR0_NE: u64 = 1 << 5;
+pub const CR0_NE: u64 = Cr0::CR0_NUMERIC_ERROR.bits() as u64;
 /// Write protect.
-pub const CR0_WP: u64 = 1 << 16;
+pub const CR0_WP: u64 = Cr0::CR0_WRITE_PROTECT.bits() as u64;
 /// Alignment mask.
-pub const CR0_AM: u64 = 1 << 18;
+pub const CR0_AM: u64 = Cr0::CR0_ALIGNMENT_MASK.bits() as u64;
 /// Not write-through.
-pub const CR0_NW: u64 = 1 << 29;
+pub const CR0_NW: u64 = Cr0::CR0_NOT_WRITE_THROUGH.bits() as u64;
 /// Cache disable.
-pub const CR0_CD: u64 = 1 << 30;
+pub const CR0_CD: u64 = Cr0::CR0_CACHE_DISABLE.bits() as u64;
 /// Paging.
-pub const CR0_PG: u64 = 1 << 31;
+pub const CR0_PG: u64 = Cr0::CR0_ENABLE_PAGING.bits() as u64;
 /// Physical-address extension.
-pub const CR4_PAE: u64 = 1 << 5;
+pub const CR4_PAE: u64 = Cr4::CR4_ENABLE_PAE.bits() as u64;
+/// XSETBV and XGETBV work.
+pub const CR4_OSXSAVE: u64 = Cr4::CR4_ENABLE_OS_XSAVE.bits() as u64;
 /// VMX enable: always 1 in the real CR4, 0 in what L2 reads.
-pub const CR4_VMXE: u64 = 1 << 13;
+pub const CR4_VMXE: u64 = Cr4::CR4_ENABLE_VMX.bits() as u64;
 
 impl Controls {
     /// Chooses the controls. What L1 cannot do without was checked by `fitness`; what is merely useful is taken where

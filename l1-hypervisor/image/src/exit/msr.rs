@@ -37,15 +37,15 @@ pub const PASSED_THROUGH: &[u32] =
 pub const READ_THROUGH: &[u32] =
     &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
 
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const CSTAR: u32 = 0xc000_0083;
-const SYSCALL_MASK: u32 = 0xc000_0084;
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
+const STAR: u32 = x86::msr::IA32_STAR;
+const LSTAR: u32 = x86::msr::IA32_LSTAR;
+const CSTAR: u32 = x86::msr::IA32_CSTAR;
+const SYSCALL_MASK: u32 = x86::msr::IA32_FMASK;
+const FS_BASE: u32 = x86::msr::IA32_FS_BASE;
+const GS_BASE: u32 = x86::msr::IA32_GS_BASE;
+const KERNEL_GS_BASE: u32 = x86::msr::IA32_KERNEL_GSBASE;
 /// IA32_TSC_AUX.
-pub const TSC_AUX: u32 = 0xc000_0103;
+pub const TSC_AUX: u32 = x86::msr::IA32_TSC_AUX;
 
 const PLATFORM_ID: u32 = 0x17;
 const BIOS_SIGNATURE: u32 = 0x8b;
