@@ -72,14 +72,11 @@ impl Boot {
             });
         }
         let reason = run.failure.as_ref().map_or_else(|| "the lab has no result for it".to_owned(), ToString::to_string);
-        let first = jobs.get(run.results.len()).map_or("", |job| &job.name);
-        Err(LabProblem {
-            missing: false,
-            text: format!(
-                "{reason}\nthe job without a result that comes first is {first}; the kernel said:\n{}",
-                run.kernel_log.join("\n")
-            ),
-        })
+        let text = match jobs.get(run.results.len()) {
+            Some(first) if first.name != name => format!("not run, as the lab ended at {}", first.name),
+            _ => format!("{reason}; the kernel said:\n{}", run.kernel_log.join("\n")),
+        };
+        Err(LabProblem { missing: false, text })
     }
 }
 
