@@ -62,8 +62,10 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
         _ => Ok(EnvFilter::default().add_directive(verbosity.into())),
     };
     let is_exit = |metadata: &tracing::Metadata<'_>| metadata.target() == EXIT_TARGET;
+    let colours = io::IsTerminal::is_terminal(&io::stderr());
     let messages = fmt::layer()
         .with_writer(io::stderr)
+        .with_ansi(colours)
         .without_time()
         .with_target(false)
         .with_filter(FilterFn::new(move |metadata| !is_exit(metadata)))
@@ -80,10 +82,7 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
         None => BoxMakeWriter::new(io::stderr),
     };
     let exits: Option<Box<dyn Layer<_> + Send + Sync>> = events.map(|format| {
-        let layer = fmt::layer()
-            .with_writer(writer)
-            .without_time()
-            .with_ansi(!to_file && std::io::IsTerminal::is_terminal(&io::stderr()));
+        let layer = fmt::layer().with_writer(writer).without_time().with_ansi(!to_file && colours);
         let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
             EventFormat::Pretty => layer.boxed(),
             EventFormat::Json => layer.json().with_current_span(false).with_span_list(false).boxed(),

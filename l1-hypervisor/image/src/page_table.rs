@@ -59,7 +59,7 @@ impl<'a> TableBuilder<'a> {
     /// # Errors
     /// [`MapError`]; part of the range may be mapped then.
     pub fn map(&mut self, from: u64, to: u64, length: u64, bits: u64) -> Result<(), MapError> {
-        if (from | to | length) % PAGE_SIZE != 0 {
+        if !(from | to | length).is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Alignment(from));
         }
         let mut done = 0;
@@ -74,7 +74,7 @@ impl<'a> TableBuilder<'a> {
 
     /// Level (1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB) of the largest page for addresses with these bits.
     fn largest_level(&self, addresses: u64, rest: u64) -> u32 {
-        let fits = |level| addresses % page_size(level) == 0 && rest >= page_size(level);
+        let fits = |level| addresses.is_multiple_of(page_size(level)) && rest >= page_size(level);
         match () {
             () if self.format.gigabyte_pages && fits(3) => 3,
             () if self.format.large_pages && fits(2) => 2,
@@ -108,7 +108,7 @@ impl<'a> TableBuilder<'a> {
             return Err(MapError::OutOfTables);
         }
         self.used += 1;
-        self.pages[table][index] = self.address + new as u64 * PAGE_SIZE | self.format.table_bits;
+        self.pages[table][index] = (self.address + new as u64 * PAGE_SIZE) | self.format.table_bits;
         Ok(new)
     }
 }

@@ -343,11 +343,16 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
         let next_poll = self.last_poll + poll_interval;
         let next_event = self.devices.next_deadline().map_or(u64::MAX, |deadline| self.clock.counter_at(deadline));
-        self.deadline = next_poll.min(next_event);
+        let deadline = next_poll.min(next_event);
         self.deadline_is_stale = false;
-        // The timer counts ticks of 2^rate and may not end early.
-        let ticks = (self.deadline.saturating_sub(counter) >> self.timer_rate) + 1;
-        self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
+        // The timer stands still while L1 runs, so it can only be late, and by no more than L1 has used since it was
+        // set; exits look at the counter themselves.
+        if deadline != self.deadline {
+            self.deadline = deadline;
+            // The timer counts ticks of 2^rate and may not end early.
+            let ticks = (deadline.saturating_sub(counter) >> self.timer_rate) + 1;
+            self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
+        }
         Ok(())
     }
 

@@ -155,7 +155,7 @@ fn every_port_goes_to_the_device_that_claims_it() {
 #[test]
 fn unclaimed_ports_read_all_ones_and_ignore_writes() {
     let mut machine = Machine::new();
-    for port in [0x80, 0x100, 0x2f8, 0xcf8, 0xcfc, 0xfff0] {
+    for port in [0x80, 0x100, 0x3e8, 0xcf8, 0xcfc, 0xfff0] {
         machine.write4(port, 0);
         assert_eq!((machine.read(port), machine.read2(port), machine.read4(port)), (0xff, 0xffff, 0xffff_ffff));
     }

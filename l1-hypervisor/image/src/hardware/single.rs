@@ -32,6 +32,7 @@ impl<T> SingleProcessor<T> {
     }
 
     /// Lends the value for ever.
+    #[expect(clippy::mut_from_ref, reason = "the flag makes it the only reference")]
     pub fn take(&self) -> Option<&mut T> {
         if self.taken.replace(true) {
             return None;
@@ -44,6 +45,7 @@ impl<T> SingleProcessor<T> {
     ///
     /// # Safety
     /// The code that borrowed the value must never run again.
+    #[expect(clippy::mut_from_ref, reason = "interior mutability under the stated contract")]
     pub unsafe fn seize(&self) -> &mut T {
         self.taken.set(true);
         // SAFETY: by this function's contract.

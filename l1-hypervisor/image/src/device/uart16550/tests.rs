@@ -1,6 +1,7 @@
 //! Driven as Linux's 8250 driver and kvm-unit-tests drive it.
 
 use super::*;
+use crate::device::interrupt_lines::SERIAL;
 use crate::device::tests::Machine;
 
 const DATA: u16 = BASE;
