@@ -2,6 +2,7 @@
 #![cfg_attr(bare_metal, no_std, no_main)]
 #![expect(unsafe_code, reason = "protected-mode code is assembly, and leaves its findings in raw memory")]
 
+#[cfg(bare_metal)]
 use core::mem::offset_of;
 use core::ptr;
 
@@ -14,11 +15,14 @@ l2_guests::guest!(run, START_REAL_MODE);
 const FINDINGS: u32 = 0x7800;
 /// Tops of the stacks, 512 bytes each: of the tasks that call, are called, handle faults, and are small.
 const MAIN_STACK: u32 = 0x7800;
+#[cfg(bare_metal)]
 const CALLED_STACK: u32 = 0x7600;
+#[cfg(bare_metal)]
 const FAULT_STACK: u32 = 0x7400;
 const SMALL_STACK: u32 = 0x7200;
 /// Two page directories: the second 4 MiB are themselves in one, and the first 4 MiB in the other.
 const DIRECTORY_OF_MAIN: u32 = PAGE_TABLES;
+#[cfg(bare_metal)]
 const DIRECTORY_OF_CALLED: u32 = PAGE_TABLES + 0x1000;
 /// What lies in the second 4 MiB.
 const UPPER: u32 = 0xaaaa_aaaa;
@@ -85,6 +89,7 @@ struct Findings {
 const FINDING_COUNT: usize = size_of::<Findings>() / 4;
 
 /// The address of a finding.
+#[cfg(bare_metal)]
 macro_rules! finding {
     ($field:ident) => {
         FINDINGS + offset_of!(Findings, $field) as u32
