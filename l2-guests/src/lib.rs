@@ -40,6 +40,7 @@ pub mod cpuid;
 pub mod exception;
 pub mod exit;
 pub mod idt;
+pub mod long_mode;
 #[cfg(bare_metal)]
 mod memory;
 pub mod msr;

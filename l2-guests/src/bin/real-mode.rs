@@ -7,17 +7,16 @@ use core::ptr;
 use l1_protocol::guest::ARGUMENTS;
 use l2_guests::control::{cr0, read_cr0};
 use l2_guests::cpuid::{Leaf, cpuid};
+use l2_guests::long_mode::PAGE_TABLES;
 use l2_guests::msr::{self, efer};
 use l2_guests::{Outcome, ensure, fail, println};
 
 l2_guests::guest!(run, START_REAL_MODE);
 
-/// Where the code below leaves [`Findings`]: between the page tables it makes and the command line.
+/// Where the code below leaves [`Findings`]: between the page tables of `long_mode` and the command line.
 const FINDINGS: u16 = 0x7800;
 /// Top of its stack, below the findings.
 const STACK: u16 = 0x7800;
-/// Its page tables, the size and shape of the loader's: 6 pages.
-const PAGE_TABLES: u32 = 0x1000;
 
 /// What the real-mode code found.
 #[derive(Debug, Clone, Copy)]
@@ -93,12 +92,12 @@ core::arch::global_asm!(
     "movl %ecx, %es:{findings} + 8",
     "movw %sp, %es:{findings} + 32",
 
-    // Protected mode: segment 0x20 of the GDT below is 32-bit code.
+    // Protected mode: the GDT below has 32-bit code and data.
     "lgdtl real_mode_gdt_register - real_mode_entry",
     "movl %cr0, %eax",
     "orl $1, %eax",
     "movl %eax, %cr0",
-    "ljmpl $0x20, $protected_mode_start",
+    "ljmpl $0x8, $protected_mode_start",
 
     // Handlers: AX and the flags are as they were.
     "real_mode_interrupt:",
@@ -117,7 +116,7 @@ core::arch::global_asm!(
     ".code32",
     ".type protected_mode_start, @function",
     "protected_mode_start:",
-    "movw $0x18, %ax",
+    "movw $0x10, %ax",
     "movw %ax, %ds",
     "movw %ax, %es",
     "movw %ax, %ss",
@@ -129,63 +128,14 @@ core::arch::global_asm!(
     "movl ${console}, %edx",
     "rep outsb",
 
-    // PML4, PDPT and four page directories of 2 MiB pages: 4 GiB, one address to one.
-    "movl ${tables}, %edi",
-    "movl $0x1800, %ecx",
-    "xorl %eax, %eax",
-    "rep stosl",
-    "movl ${tables} + 0x1003, {tables}",
-    "movl ${tables} + 0x2003, {tables} + 0x1000",
-    "movl ${tables} + 0x3003, {tables} + 0x1008",
-    "movl ${tables} + 0x4003, {tables} + 0x1010",
-    "movl ${tables} + 0x5003, {tables} + 0x1018",
-    "movl ${tables} + 0x2000, %edi",
-    "movl $0x83, %eax",
-    "2:",
-    "movl %eax, (%edi)",
-    "addl $8, %edi",
-    "addl $0x200000, %eax",
-    "cmpl ${tables} + 0x6000, %edi",
-    "jb 2b",
-
-    // SDM 3A 10.8.5 "Initializing IA-32e Mode": PAE, CR3, LME, PG, and a jump to 64-bit code.
-    "movl %cr4, %eax",
-    "orl $0x20, %eax",
-    "movl %eax, %cr4",
-    "movl ${tables}, %eax",
-    "movl %eax, %cr3",
-    "movl $0xc0000080, %ecx",
-    "rdmsr",
-    "orl $0x100, %eax",
-    "wrmsr",
-    "movl %cr0, %eax",
-    "orl $0x80000000, %eax",
-    "movl %eax, %cr0",
-    "ljmpl $0x10, $long_mode_start",
+    "jmp enter_long_mode",
     ".size protected_mode_start, . - protected_mode_start",
-
-    ".code64",
-    ".type long_mode_start, @function",
-    "long_mode_start:",
-    "movl $0x18, %eax",
-    "movl %eax, %ds",
-    "movl %eax, %es",
-    "movl %eax, %ss",
-    "movl %eax, %fs",
-    "movl %eax, %gs",
-    "movl ${arguments}, %edi",
-    "movl $_start, %eax",
-    "jmpq *%rax",
-    ".size long_mode_start, . - long_mode_start",
 
     ".balign 8",
     "real_mode_gdt:",
     ".quad 0",
-    ".quad 0",
-    // 64-bit code, data, 32-bit code; the first two are where the loader's are.
-    ".quad 0x00af9a000000ffff",
-    ".quad 0x00cf92000000ffff",
     ".quad 0x00cf9a000000ffff",
+    ".quad 0x00cf92000000ffff",
     "real_mode_gdt_register:",
     ".word . - real_mode_gdt - 1",
     ".long real_mode_gdt",
@@ -198,12 +148,11 @@ core::arch::global_asm!(
     "protected_mode_text:",
     ".ascii \"protected mode\\n\"",
     "protected_mode_text_end:",
+    ".code64",
     ".popsection",
     stack = const STACK,
     findings = const FINDINGS,
     console = const l1_protocol::guest::DEBUG_CONSOLE_PORT,
-    tables = const PAGE_TABLES,
-    arguments = const ARGUMENTS,
     options(att_syntax),
 );
 

@@ -70,7 +70,7 @@ fn each_kind_of_exit() {
                 intr_info: page_fault.0,
                 error_code: 4,
                 info1: 0x1_2345,
-                detail: u64::from(page_fault.0) | 4 * SECOND,
+                detail: u64::from(page_fault.0) | 4 << 32,
                 ..base(Reason::EXCEPTION_OR_NMI, Injected)
             },
         ),
@@ -83,7 +83,7 @@ fn each_kind_of_exit() {
             Scripted::new(Reason::EXTERNAL_INTERRUPT).vectoring(page_fault, 2),
             Record {
                 info2: page_fault.0,
-                detail: u64::from(page_fault.0) | 2 * SECOND,
+                detail: u64::from(page_fault.0) | 2 << 32,
                 ..base(Reason::EXTERNAL_INTERRUPT, Injected)
             },
         ),

@@ -87,7 +87,7 @@ fn output_takes_as_much_of_rax_as_it_is_wide() {
     let mut vcpu = machine.vcpu();
     for size in [1, 2, 4] {
         let exit = Scripted::new(Reason::IO_INSTRUCTION)
-            .qualification(size_bits(size) | DEBUG_EXIT_PORT as u64 * 0x1_0000)
+            .qualification(size_bits(size) | u64::from(DEBUG_EXIT_PORT) << 16)
             .register(RAX, 0xffff_ffff_1234_5678);
         let (_, action) = handle(&mut vcpu, &exit);
         let value = 0x1234_5678 & (u64::MAX >> (64 - 8 * size));
