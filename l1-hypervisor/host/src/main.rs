@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use l1_hypervisor::command::{bench, exit_code, guests, run};
+use l1_hypervisor::command::{bench, exit_code, explain, guests, run};
 use l1_hypervisor::command_line::{Command, CommandLine};
 use l1_hypervisor::session::INTERRUPTED;
 use l1_protocol::end::ExitStatus;
@@ -30,6 +30,13 @@ fn main() -> ExitCode {
             }
         },
         Command::Bench(arguments) => match bench::bench(&arguments) {
+            Ok(status) => exit_code(status),
+            Err(error) => {
+                eprintln!("error: {error}");
+                exit_code(error.exit_status())
+            }
+        },
+        Command::Explain(arguments) => match explain::explain(&arguments, &mut io::stdout().lock()) {
             Ok(status) => exit_code(status),
             Err(error) => {
                 eprintln!("error: {error}");

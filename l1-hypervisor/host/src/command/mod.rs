@@ -1,6 +1,7 @@
 //! The commands of the program, one a module.
 
 pub mod bench;
+pub mod explain;
 pub mod guests;
 pub mod run;
 
