@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use vmcs::field::Field;
 use vmcs::msr;
 
-use super::{Dump, DumpError, Format};
+use super::{DUMPS, Dump, DumpError, Format};
 use crate::command::explain::field::by_name;
 use crate::command::explain::nearest::normalize;
 use crate::command::explain::number::parse_number;
@@ -29,6 +29,7 @@ pub fn read(text: &str) -> Result<Vec<Dump>, DumpError> {
     let dumps = match object.get("dumps") {
         Some(Value::Array(dumps)) => dumps
             .iter()
+            .take(DUMPS + 1)
             .map(|dump| dump.as_object().ok_or(DumpError::Shape("`dumps` holds something other than objects")).and_then(read_one))
             .collect::<Result<Vec<_>, _>>()?,
         Some(_) => return Err(DumpError::Shape("`dumps` is not a list")),

@@ -14,6 +14,8 @@ use vmcs::field::{Field, Width};
 
 use super::number::Hex;
 
+/// More dumps than this are not read: judging one takes some milliseconds, and a hostile log could hold a million.
+const DUMPS: usize = 64;
 /// More remarks than this are counted, not kept: a log can be long.
 const REMARKS: usize = 100;
 
@@ -35,8 +37,8 @@ pub enum DumpError {
 }
 
 /// What an input should be.
-const EXPECTED: &str = "expected what KVM's dump_vmcs() writes to the kernel log (`*** Guest State ***` and the lines that follow), \
-                        or JSON like {\"fields\": {\"GUEST_RIP\": \"0xfff0\"}}";
+const EXPECTED: &str = "expected what KVM's dump_vmcs() writes to the kernel log (`*** Guest State ***` and the lines that follow; \
+                        it does so if kvm_intel.dump_invalid_vmcs is 1), or JSON like {\"fields\": {\"GUEST_RIP\": \"0xfff0\"}}";
 
 /// Who wrote a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -162,11 +164,18 @@ impl Dump {
 pub fn read(input: &[u8]) -> Result<Vec<Dump>, DumpError> {
     let text = String::from_utf8_lossy(input);
     let text = text.trim_start_matches('\u{feff}');
-    match text.trim_start().chars().next() {
-        None => Err(DumpError::Empty),
-        Some('{') => json::read(text),
-        Some(_) => kvm::read(text),
+    let mut dumps = match text.trim_start().chars().next() {
+        None => return Err(DumpError::Empty),
+        Some('{') => json::read(text)?,
+        Some(_) => kvm::read(text)?,
+    };
+    if dumps.len() > DUMPS {
+        dumps.truncate(DUMPS);
+        if let Some(last) = dumps.last_mut() {
+            last.remark(None, format!("more dumps follow, of which only the first {DUMPS} are explained"));
+        }
     }
+    Ok(dumps)
 }
 
 #[cfg(test)]
@@ -213,6 +222,17 @@ mod tests {
             assert!(error.contains(words) && error.contains("dump_vmcs"), "{input:?}: {error}");
         }
         assert!(read(&[0xff, 0xfe, 0]).is_err());
+    }
+
+    #[test]
+    fn the_number_of_dumps_is_limited() {
+        let log = "*** Guest State ***\nCR3 = 0x0000000000001000\n".repeat(3 * DUMPS);
+        let json = format!("{{\"dumps\": [{}]}}", vec!["{\"fields\": {\"GUEST_RIP\": 1}}"; 3 * DUMPS].join(","));
+        for input in [log, json] {
+            let dumps = read(input.as_bytes()).expect("dumps");
+            assert_eq!(dumps.len(), DUMPS);
+            assert!(dumps.last().is_some_and(|dump| dump.remark_count == 1 && !dump.is_empty()));
+        }
     }
 
     proptest! {

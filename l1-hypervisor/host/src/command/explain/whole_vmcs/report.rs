@@ -149,12 +149,16 @@ fn indent(text: &str) -> String {
 pub fn remark(broken: &[Violation], recorded: Option<ExitReason>, qualification: Option<u64>) -> Option<String> {
     let reason = recorded?;
     if !reason.is_entry_failure() {
-        return Some(format!(
-            "The dump records exit reason {:#x} ({}), which is not a failure of VM entry: the verdict is about an entry with this VMCS \
-             as it is now.",
-            reason.0,
-            reason.basic()
-        ));
+        let (number, name) = (reason.0, reason.basic());
+        return Some(match broken.first().map(|violation| violation.outcome) {
+            Some(Outcome::VmfailInvalid | Outcome::VmfailValid(_)) => format!(
+                "VMfail leaves EXIT_REASON as it was: exit reason {number:#x} ({name}) in the dump tells of an earlier VM exit."
+            ),
+            _ => format!(
+                "The dump records exit reason {number:#x} ({name}), which is not a failure of VM entry: the verdict is about an entry \
+                 with this VMCS as it is now."
+            ),
+        });
     }
     let fits = |violation: &Violation| match violation.outcome {
         Outcome::EntryFailure { reason: other, qualification: number } => {

@@ -9,7 +9,7 @@ mod rows;
 
 use vmcs::field::Field;
 
-use super::{Dump, DumpError, Format, MsrEntry};
+use super::{DUMPS, Dump, DumpError, Format, MsrEntry};
 use crate::command::explain::number::Hex;
 use line::{Token, excerpt, number, tokens, without_escapes};
 use rows::{Row, Section, find, is_label};
@@ -38,6 +38,10 @@ const LISTS: [(&str, Field); 3] = [
 pub fn read(text: &str) -> Result<Vec<Dump>, DumpError> {
     let mut reader = Reader::default();
     for (index, line) in text.lines().enumerate() {
+        // One more than is explained, so that it can be said that there are more.
+        if reader.dumps.len() > DUMPS {
+            break;
+        }
         reader.line(index + 1, &without_escapes(line));
     }
     reader.finish();

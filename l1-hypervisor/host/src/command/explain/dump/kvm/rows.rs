@@ -1,6 +1,6 @@
 //! What KVM's `dump_vmcs()` calls the fields, a row a number.
 //!
-//! Source: the output of Linux 6.1 to 6.18, arch/x86/kvm/vmx/vmx.c. The numbers are padded with zeros, so that one with fewer digits than
+//! Source: the output of Linux 6.1, arch/x86/kvm/vmx/vmx.c, and what later versions add to it (CET, #VE). The numbers are padded with zeros, so that one with fewer digits than
 //! its row says was cut off.
 
 use vmcs::field::Field;
