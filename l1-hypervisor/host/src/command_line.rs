@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod explain;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +43,8 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Count what exits cost
     Bench(BenchArguments),
+    /// Say what an exit reason, a VMCS field, a word of controls, an error or a VMCS dump means
+    Explain(explain::ExplainArguments),
 }
 
 /// Arguments of `run`.

@@ -32,6 +32,7 @@ mod access_rights;
 mod basic;
 mod entry_controls;
 mod environment;
+mod examine;
 mod execution_controls;
 mod exit_controls;
 mod guest_registers;
@@ -45,6 +46,7 @@ mod straight;
 mod values;
 
 pub use environment::{EntryInstruction, Environment, LaunchState, NoPlatform, Platform};
+pub use examine::{examine, groups};
 pub use rule::{Group, Outcome, Rule, Violation};
 
 use crate::access::VmcsAccess;

@@ -107,6 +107,15 @@ macro_rules! reasons {
                     _ => return None,
                 })
             }
+
+            /// What caused the VM exit, in a sentence, if the reason is known.
+            #[must_use]
+            pub const fn description(self) -> Option<&'static str> {
+                Some(match self.0 {
+                    $($number => $what,)*
+                    _ => return None,
+                })
+            }
         }
     };
 }

@@ -51,6 +51,25 @@ fn each_mutation_breaks_its_rule_first() {
 }
 
 #[test]
+fn examine_finds_what_check_all_finds() {
+    for (id, mutate) in mutations() {
+        let mut case = Case::valid();
+        mutate(&mut case);
+        let capabilities = Capabilities::read(|number| case.msrs.get(&number).copied()).expect("every MSR is there");
+        let machine = Machine { memory: case.memory.clone(), refused_msrs: case.refused_msrs.clone() };
+        let environment = Environment { platform: &machine, ..case.environment };
+        let (mut broken, mut kept) = (Vec::new(), 0);
+        examine(&mut case.vmcs.clone(), &capabilities, &environment, |_, rule, violation| match violation {
+            Some(_) => broken.push(rule.id),
+            None => kept += 1,
+        });
+        let expected: Vec<_> = case.violations().iter().map(|violation| violation.rule.id).collect();
+        assert_eq!(broken, expected, "{id}");
+        assert!(kept > 50, "{id}: only {kept} rules are said to be kept");
+    }
+}
+
+#[test]
 fn every_rule_has_a_mutation() {
     let tested: Vec<_> = mutations().map(|(id, _)| *id).collect();
     let untested: Vec<_> = all_rules().map(|(_, rule)| rule.id).filter(|id| !tested.contains(id)).collect();
