@@ -5,6 +5,7 @@ use vmcs::field::Field;
 
 use super::Action;
 use super::information::Exit;
+use super::segment::{Offsets, STACK};
 use crate::context::register::{RAX, RCX, RDI, RSI};
 use crate::device::{AccessSize, EndRequest};
 use crate::guest_paging::{AccessKind, check, is_canonical, read_linear, write_linear};
@@ -16,8 +17,8 @@ use l1_protocol::guest::debug_exit_succeeded;
 /// Bytes that one exit of a string instruction moves at most. What is left exits again, so that interrupts are not
 /// held up and no guest decides how long L1 works.
 const STRING_CHUNK: usize = 1024;
-/// Number of SS among the segment registers.
-const STACK_SEGMENT: u64 = 2;
+/// Number of ES, where INS stores, among the segment registers.
+const EXTRA_SEGMENT: usize = 0;
 const RFLAGS_DF: u64 = 1 << 10;
 
 /// An I/O instruction, from the exit qualification (SDM 3C table 28-5 "Exit Qualification for I/O Instructions").
@@ -114,6 +115,9 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
     let first_offset = vcpu.context.general[index] & address_mask;
     let first_linear = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
 
+    let segment = if access.input { EXTRA_SEGMENT } else { (information >> 15 & 7) as usize };
+    let offsets = Offsets::of(vcpu, segment);
+
     let mut done = 0;
     let mut action = Action::Complete;
     // Upwards the elements are one piece of memory: one copy serves them all.
@@ -122,6 +126,7 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
     let in_one_piece =
         !downwards && !access.input && first_offset.checked_add(piece as u64).is_some_and(|end| end <= address_mask);
     let copied = in_one_piece
+        && offsets.hold(first_offset, piece as u64)
         && is_canonical(first_linear)
         && is_canonical(first_linear.wrapping_add(piece as u64 - 1))
         && read_linear(&mut vcpu.memory, &paging, first_linear, &mut buffer[..piece]).is_ok();
@@ -134,9 +139,8 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
         for element in 0..elements as u64 {
             let offset = first_offset.wrapping_add(step.wrapping_mul(element)) & address_mask;
             let linear = first_linear.wrapping_add(offset.wrapping_sub(first_offset));
-            if !is_canonical(linear) {
-                let in_stack = !access.input && information >> 15 & 7 == STACK_SEGMENT;
-                action = Action::exception(if in_stack { Vector::SS } else { Vector::GP }, Some(0));
+            if !offsets.hold(offset, size) || !is_canonical(linear) {
+                action = Action::exception(if segment == STACK { Vector::SS } else { Vector::GP }, Some(0));
                 break;
             }
             let mut bytes = [0; 4];

@@ -13,6 +13,7 @@ pub mod information;
 pub mod io;
 pub mod memory;
 pub mod msr;
+pub mod segment;
 pub mod task_switch;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 
 mod descriptor;
 mod fault;
-mod segment;
+mod segment_register;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -19,13 +19,14 @@ use vmcs::qualification::{TaskSwitch, TaskSwitchSource};
 use super::Action;
 use super::control_register::load_pdptes;
 use super::information::Exit;
+use super::segment::{Offsets, STACK};
 use crate::guest_paging::{AccessKind, PagingState, check, read_linear, write_linear};
 use crate::platform::{DebugRegister, Platform};
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{CR0_PE, CR0_PG, CR0_TS, CR4_PAE};
 use descriptor::{Descriptor, TABLE_INDICATOR, entry_address};
 use fault::Fault;
-use segment::{SEGMENTS, TASK};
+use segment_register::{SEGMENTS, TASK};
 use state::{Format, TaskState};
 
 const EFER_LMA: u64 = 1 << 10;
@@ -95,7 +96,7 @@ fn perform<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, switch: TaskSwi
 
     enter_new_task(vcpu, &new, &next, is_nested);
     let loads_page_tables = load_page_tables(vcpu, &next);
-    segment::load_all(vcpu, &next, external, loads_page_tables)?;
+    segment_register::load_all(vcpu, &next, external, loads_page_tables)?;
     if event.has_error_code() && event.is_valid() {
         let error_code = vcpu.platform.read(Field::IDT_VECTORING_ERROR_CODE) as u32;
         push_error_code(vcpu, new.format, error_code, external)?;
@@ -233,7 +234,7 @@ fn enter_new_task<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: &Task, state: &TaskS
     let nested = if is_nested { NESTED_TASK } else { 0 };
     let flags = (state.flags & FLAGS) | 2 | nested;
     let was_virtual_8086 = vcpu.platform.read(Field::GUEST_RFLAGS) & u64::from(VIRTUAL_8086) != 0;
-    segment::leave_old_task(vcpu, was_virtual_8086);
+    segment_register::leave_old_task(vcpu, was_virtual_8086);
     vcpu.platform.write(Field::GUEST_RFLAGS, flags.into());
     vcpu.platform.write(Field::GUEST_RIP, state.instruction.into());
     for (number, value) in state.general.into_iter().enumerate() {
@@ -267,18 +268,13 @@ fn load_page_tables<P: Platform>(vcpu: &mut Vcpu<'_, P>, state: &TaskState) -> b
 
 /// Pushes the error code of an exception on the new task's stack, as wide as its TSS.
 fn push_error_code<P: Platform>(vcpu: &mut Vcpu<'_, P>, format: Format, error_code: u32, external: u32) -> Result<(), Fault> {
-    const EXPAND_DOWN: u64 = 1 << 2;
     const BIG: u64 = 1 << 14;
     let rights = vcpu.platform.read(Field::GUEST_SS_ACCESS_RIGHTS);
     let mask = if rights & BIG != 0 { 0xffff_ffff } else { 0xffff };
     let size = format.word_size();
     let old = vcpu.platform.read(Field::GUEST_RSP);
     let offset = old.wrapping_sub(size) & mask;
-    let limit = vcpu.platform.read(Field::GUEST_SS_LIMIT);
-    let last = offset + size - 1;
-    // In virtual-8086 mode the rights say that the segment expands up.
-    let inside = if rights & EXPAND_DOWN != 0 { offset > limit && last <= mask } else { last <= limit };
-    if !inside {
+    if !Offsets::of(vcpu, STACK).hold(offset, size) {
         return Err(Fault::Exception { vector: Vector::SS, error_code: external });
     }
     let base = vcpu.platform.read(Field::GUEST_SS_BASE);

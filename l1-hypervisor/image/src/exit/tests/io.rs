@@ -282,6 +282,44 @@ fn index_and_count_wrap_by_the_size_of_addresses() {
     assert_eq!(machine.host.printed, b"abcde\0");
 }
 
+/// The exit comes before these checks (SDM 3C 26.1.1 "Relative Priority of Faults and VM Exits").
+#[test]
+fn segments_end_where_their_limit_says() {
+    const UNUSABLE: u64 = 1 << 16;
+    const EXPANDS_DOWN: u64 = 0xc097;
+    let stack_fault = Action::exception(Vector::SS, Some(0));
+    // Input, segment, access rights, limit, offset, elements of four bytes that fit, exception.
+    let rows = [
+        (INPUT, 0, 0xc093, 0xffff_ffff, 0x100, 3, None),
+        (INPUT, 0, 0x4093, 0x10b, 0x100, 3, None),
+        (INPUT, 0, 0x4093, 0x10a, 0x100, 2, Some(GP)),
+        (INPUT, 0, UNUSABLE, 0xffff_ffff, 0x100, 0, Some(GP)),
+        (0, DATA_SEGMENT, 0x4093, 0x104, 0x100, 1, Some(GP)),
+        (0, STACK_SEGMENT, 0x4093, 0x102, 0x100, 0, Some(stack_fault)),
+        (0, DATA_SEGMENT, EXPANDS_DOWN, 0xff, 0x100, 3, None),
+        (0, DATA_SEGMENT, EXPANDS_DOWN, 0x100, 0x100, 0, Some(GP)),
+    ];
+    for (input, segment, rights, limit, offset, moved, exception) in rows {
+        let mut machine = super::protected_mode();
+        let mut vcpu = machine.vcpu();
+        let [limit_field, rights_field] = match (input, segment) {
+            (INPUT, _) => [Field::GUEST_ES_LIMIT, Field::GUEST_ES_ACCESS_RIGHTS],
+            (_, STACK_SEGMENT) => [Field::GUEST_SS_LIMIT, Field::GUEST_SS_ACCESS_RIGHTS],
+            _ => [Field::GUEST_DS_LIMIT, Field::GUEST_DS_ACCESS_RIGHTS],
+        };
+        vcpu.set(limit_field, limit);
+        vcpu.set(rights_field, rights);
+        for index in [RSI, RDI] {
+            vcpu.context.general[index] = offset;
+        }
+        vcpu.context.general[RCX] = 3;
+        let exit = string(&vcpu, input | REPEAT, 4, NOBODY, ADDRESS_32 | segment, 0);
+        let (_, action) = handle(&mut vcpu, &exit);
+        assert_eq!(action, exception.unwrap_or(Action::Complete), "limit {limit:#x} rights {rights:#x}");
+        assert_eq!(vcpu.context.general[RCX], 3 - moved, "limit {limit:#x} rights {rights:#x}");
+    }
+}
+
 #[test]
 fn addresses_that_are_not_canonical() {
     // Input, segment, exception.

@@ -8,7 +8,7 @@ use vmcs::event::InterruptionInformation as Information;
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
 
-use super::segment::SEGMENTS;
+use super::segment_register::SEGMENTS;
 use crate::context::register::RSP;
 use crate::exit::{Action, End};
 use crate::guest_memory::GuestPhysical;

@@ -5,7 +5,7 @@ use vmcs::field::Field;
 
 use super::*;
 use crate::context::register::{RAX, RBX, RDI};
-use crate::exit::task_switch::segment::TASK;
+use crate::exit::task_switch::segment_register::TASK;
 use crate::testing::START;
 
 #[test]
