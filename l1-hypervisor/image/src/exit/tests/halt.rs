@@ -65,7 +65,7 @@ fn sleeps_until_the_timer() {
     vcpu.platform.tsc += ticks;
     step(&mut vcpu, &Scripted::new(Reason::VMX_PREEMPTION_TIMER_EXPIRED)).expect("the guest goes on");
     let event = InterruptionInformation::external_interrupt(0x20);
-    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), event.0.into());
+    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), u64::from(event.0));
     assert_eq!(activity(&vcpu), ActivityState::HLT, "injection wakes it");
 }
 
@@ -95,7 +95,7 @@ fn what_was_typed_wakes_it() {
     vcpu.platform.tsc += vcpu.get(Field::VMX_PREEMPTION_TIMER_VALUE);
     step(&mut vcpu, &Scripted::new(Reason::VMX_PREEMPTION_TIMER_EXPIRED)).expect("the guest goes on");
     let event = InterruptionInformation::external_interrupt(0x24);
-    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), event.0.into());
+    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), u64::from(event.0));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn does_not_sleep_when_an_interrupt_waits() {
     assert_eq!(halt(&mut vcpu, IF, BLOCKING_BY_STI), Ok(Action::Continue));
     assert_eq!(activity(&vcpu), ActivityState::ACTIVE);
     let event = InterruptionInformation::external_interrupt(0x20);
-    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), event.0.into(), "STI blocks HLT only, not what follows");
+    assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), u64::from(event.0), "STI blocks HLT only, not what follows");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn segments_of_the_new_task_that_cannot_be_loaded() {
         with(prepared, &switch(JMP, NEW_TASK), |vcpu, result| {
             assert_eq!(result, fault(vector, error_code), "{selector:#x} at {offset:#x}");
             assert_eq!(vcpu.get(Field::GUEST_RIP), 0x5_0000, "a fault of the new task");
-            assert_eq!(vcpu.get(Field::GUEST_TR_SELECTOR), NEW_TASK.into());
+            assert_eq!(vcpu.get(Field::GUEST_TR_SELECTOR), u64::from(NEW_TASK));
         });
     }
 }

@@ -25,7 +25,7 @@ fn call_saves_one_task_and_loads_the_other() {
             assert_eq!(selectors, [0x10, 8, 0x10, 0x10, 0x10, 0x10]);
             assert_eq!((word(vcpu, OLD), word(vcpu, OLD + 0x1c), word(vcpu, OLD + 0x60)), (0, 0, 0), "nothing else is written");
             // The new one.
-            assert_eq!(word(vcpu, NEW), OLD_TASK.into(), "the way back");
+            assert_eq!(word(vcpu, NEW), u32::from(OLD_TASK), "the way back");
             assert_eq!((vcpu.get(Field::GUEST_RIP), vcpu.get(Field::GUEST_RFLAGS)), (0x5_0000, 0x246 | NT));
             assert_eq!(
                 (vcpu.context.general[RAX], vcpu.context.general[RBX], vcpu.context.general[RDI]),
@@ -43,7 +43,7 @@ fn call_saves_one_task_and_loads_the_other() {
             assert_eq!((fs[0], fs[3]), (0, 1 << 16), "null selectors give unusable segments");
             assert_eq!((gs[0], gs[1], gs[3]), (0xc, 0, 0xc091), "a selector of the LDT");
             assert_eq!(register(TASK), [NEW_TASK.into(), NEW, 0x67, 0x8b]);
-            assert_eq!(vcpu.get(Field::GUEST_LDTR_SELECTOR), LOCAL.into());
+            assert_eq!(vcpu.get(Field::GUEST_LDTR_SELECTOR), u64::from(LOCAL));
             assert_eq!((vcpu.get(Field::GUEST_LDTR_BASE), vcpu.get(Field::GUEST_LDTR_LIMIT)), (LDT, 15));
             assert_eq!(get_descriptor(vcpu, CODE), flat(0x9b), "marked as accessed");
             assert_eq!(vcpu.memory.read_u64(GuestPhysical(LDT + 8)), flat(0x91), "in the LDT as well");
@@ -73,7 +73,7 @@ fn busy_bits_nested_flags_and_links() {
             assert_eq!(vcpu.get(Field::GUEST_RFLAGS), 0x246 | loaded, "{exit:?}");
             assert_eq!(get_descriptor(vcpu, NEW_TASK), busy_task(NEW), "{exit:?}");
             assert_eq!(get_descriptor(vcpu, OLD_TASK), if stays_busy { busy_task(OLD) } else { task(OLD) }, "{exit:?}");
-            assert_eq!(word(vcpu, NEW), link.into(), "{exit:?}");
+            assert_eq!(word(vcpu, NEW), u32::from(link), "{exit:?}");
         });
     }
 }
@@ -161,7 +161,7 @@ fn tasks_of_the_80286() {
         assert_eq!((vcpu.get(Field::GUEST_TR_ACCESS_RIGHTS), vcpu.get(Field::GUEST_TR_LIMIT)), (0x83, 0x2b));
         let selectors = SEGMENTS.map(|[selector, ..]| vcpu.get(selector) as u16);
         assert_eq!(selectors, [DATA, CODE, DATA, 0, 0, 0]);
-        assert_eq!(vcpu.get(Field::GUEST_LDTR_SELECTOR), LOCAL.into());
+        assert_eq!(vcpu.get(Field::GUEST_LDTR_SELECTOR), u64::from(LOCAL));
         // And back: the way is the same, the old task is saved in 16 bits.
         vcpu.context.general[RAX] = 0x5678_9abc;
         assert_eq!(step(vcpu, &switch(IRET, OLD_TASK)), Ok(Action::Continue));
