@@ -1,7 +1,5 @@
 //! Puts together what L1 is handed: its own image, the boot information and the guest, as one range of memory.
 
-use std::borrow::Cow;
-
 use l1_protocol::boot::{BootInformation, SEGMENTS, Segment};
 use l1_protocol::memory_map::{
     BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE,
@@ -170,6 +168,3 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     ];
     Ok(MemoryImage { pieces, memory_size: guest_memory_base + size, entry })
 }
-
-/// Bytes of a segment, borrowed where the file holds them as they are.
-pub type SegmentBytes<'a> = Cow<'a, [u8]>;

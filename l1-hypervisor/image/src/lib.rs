@@ -7,7 +7,7 @@
 //! - everything that decides is safe code over traits and runs on the host in tests; `unsafe` is in [`hardware`] and a
 //!   few entry points;
 //! - what comes from the guest is copied once, checked, and only the copy is used; no guest makes L1 panic or hang;
-//! - nothing allocates after the start.
+//! - nothing allocates on the exit path, but for the instruction decoder's tables at its first use.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

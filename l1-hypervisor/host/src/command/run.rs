@@ -135,6 +135,7 @@ struct GuestFiles {
     name: String,
     file: Vec<u8>,
     initrd: Option<(String, Vec<u8>)>,
+    command_line: String,
 }
 
 /// Runs a guest as the command line says.
@@ -288,19 +289,18 @@ fn read_files(arguments: &RunArguments) -> Result<GuestFiles, RunError> {
         Some(path) => Some((path.display().to_string(), read(path)?)),
         None => None,
     };
-    Ok(GuestFiles { name, file, initrd })
+    let words: Vec<&str> =
+        arguments.append.as_deref().into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
+    Ok(GuestFiles { name, file, initrd, command_line: words.join(" ") })
 }
 
 fn load<'a>(arguments: &RunArguments, files: &'a GuestFiles) -> Result<LoadedGuest<'a>, RunError> {
-    let words: Vec<&str> =
-        arguments.append.as_deref().into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
-    let command_line: &'static str = String::leak(words.join(" "));
     Ok(loader::load(
         &files.file,
         &LoadOptions {
             file_name: &files.name,
             memory_size: arguments.memory,
-            command_line,
+            command_line: &files.command_line,
             initrd: files.initrd.as_ref().map(|(file_name, bytes)| Initrd { file_name, bytes }),
             load_at: arguments.load_at,
         },
