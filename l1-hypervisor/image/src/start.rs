@@ -4,7 +4,9 @@
 use alloc::vec::Vec;
 use core::ptr;
 
-use l1_protocol::boot::{BootInformation, MACHINE_BOCHS, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM};
+use l1_protocol::boot::{
+    BootInformation, MACHINE_BOCHS, REPORT_FIELDS, REPORT_NOTHING, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
+};
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
 use l1_protocol::memory_map::{BOOT_INFORMATION, GUEST_ACPI_TABLES, IMAGE_BASE};
@@ -75,7 +77,7 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
         Err(unfit) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}")),
     };
     // Also of a processor that L1 cannot use: there they are asked for most.
-    if information.report_capabilities != 0 {
+    if information.report_capabilities != REPORT_NOTHING {
         send_capabilities(channel, &capabilities);
     }
     if let Err(unfit) = enter_vmx_operation(&capabilities) {
@@ -220,6 +222,10 @@ fn host_guest(
         Ok(platform) => platform,
         Err(failure) => panic!("VMCLEAR or VMPTRLD of vmcs12 failed: {failure:?}"),
     };
+    if information.report_capabilities == REPORT_FIELDS {
+        let encodings: Vec<u8> = platform.fields().flat_map(u16::to_le_bytes).collect();
+        channel.frame(FrameKind::Fields, &[&encodings]);
+    }
     let controls = Controls::new(capabilities, information.intercepts);
     let secondary = controls.secondary;
     let features = Features::new(
