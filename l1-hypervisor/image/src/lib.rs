@@ -34,4 +34,5 @@ pub mod recorder;
 pub mod run;
 pub mod start;
 pub mod vcpu;
+pub mod verdict;
 pub mod vmcs12;
