@@ -1,10 +1,14 @@
 //! The same guest on the real KVM of Debian's kernel and on bare Bochs: exit status, output and canonical trace are
 //! equal, byte for byte, apart from what docs/deviations.md lists.
 //!
+//! And the VMCS fields that KVM has are those that its capability MSRs promise, again apart from what is listed there.
+//!
 //! One boot for each processor model serves all its tests; `cargo test --test kvm_lab -- hello` boots for those only.
 
 #[path = "kvm_lab/deviation.rs"]
 mod deviation;
+#[path = "kvm_lab/fields.rs"]
+mod fields;
 #[path = "kvm_lab/outcome.rs"]
 mod outcome;
 
@@ -90,9 +94,20 @@ struct LabProblem {
     text: String,
 }
 
+impl LabProblem {
+    /// What becomes of a test without a result.
+    fn verdict(self) -> Result<Completion, Failed> {
+        if self.missing { skipped(self.text) } else { Err(Failed::from(self.text)) }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let mut trials = vec![Trial::test("deviations_are_documented", deviation::check_documentation)];
+    let mut trials = vec![
+        Trial::test("deviations_are_documented", deviation::check_documentation),
+        Trial::test("deviations_of_fields_are_documented", fields::check_documentation),
+        Trial::test("no_rule_of_vm_entry_reads_a_field_that_kvm_lacks", fields::check_rules),
+    ];
     let mut boots = Vec::new();
     for (name, shadowing) in MACHINES {
         let model = model::find(name).unwrap_or_else(|| panic!("Bochs has no model {name}"));
@@ -100,10 +115,11 @@ fn main() -> ExitCode {
         let mut jobs = Vec::new();
         for (number, &shadow_vmcs) in shadowing.iter().enumerate() {
             let more = if number == 0 { MORE_GUESTS } else { &[] };
-            for guest in GUESTS.iter().chain(more) {
-                let trial = trial(guest, shadow_vmcs, &boot);
+            let guests = GUESTS.iter().chain(more).map(|guest| (trial(guest, shadow_vmcs, &boot), job(guest, shadow_vmcs)));
+            let doctor = (fields_trial(shadow_vmcs, &boot), fields_job(shadow_vmcs));
+            for (trial, job) in guests.chain([doctor]) {
                 if !arguments.is_filtered_out(&trial) {
-                    jobs.push(job(guest, shadow_vmcs));
+                    jobs.push(job);
                 }
                 trials.push(trial);
             }
@@ -139,11 +155,27 @@ fn trial(guest: &'static str, shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
     Trial::ignorable_test(format!("{}::{job}", boot.model.name), move || compare(guest, &job, &boot))
 }
 
+fn fields_job(shadow_vmcs: bool) -> Job {
+    let arguments = fields::ARGUMENTS.iter().map(|argument| (*argument).to_owned()).collect();
+    Job { name: job_name(fields::NAME, shadow_vmcs), arguments, shadow_vmcs, files: Vec::new(), timeout: TIMEOUT }
+}
+
+fn fields_trial(shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
+    let boot = Arc::clone(boot);
+    let job = job_name(fields::NAME, shadow_vmcs);
+    Trial::ignorable_test(format!("{}::{job}", boot.model.name), move || match boot.result(&job) {
+        Ok(Outcome { status, stderr, .. }) if status != "exit status 0" => {
+            Err(Failed::from(format!("{status}: {}", String::from_utf8_lossy(&stderr))))
+        }
+        Ok(outcome) => fields::compare(boot.model.name, &outcome.stdout).map(|()| Completion::Completed),
+        Err(problem) => problem.verdict(),
+    })
+}
+
 fn compare(guest: &str, job: &str, boot: &Boot) -> Result<Completion, Failed> {
     let in_kvm = match boot.result(job) {
         Ok(outcome) => outcome,
-        Err(LabProblem { missing: true, text }) => return skipped(text),
-        Err(LabProblem { text, .. }) => return Err(Failed::from(text)),
+        Err(problem) => return problem.verdict(),
     };
     let bare = outcome::on_bochs(guest, boot.model, COMMON)?;
     deviation::compare(guest, &bare, &in_kvm)?;

@@ -136,6 +136,12 @@ pub struct DoctorArguments {
     /// Also say what L1 would find on this processor model of Bochs
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Say instead everything about VMX that L1 finds: on the model --cpu names, or on the machine that auto chooses
+    #[arg(long)]
+    pub vmx: bool,
+    /// Say instead how VMX differs between two of: kvm, bochs, processor models of Bochs, saved output of --vmx --json
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["cpu", "vmx"])]
+    pub diff: Option<Vec<String>>,
 }
 
 /// Arguments of `bench`.

@@ -27,8 +27,8 @@ pub struct Options {
     pub intercepts: u32,
     /// Exceptions that exit, a bit a vector.
     pub exception_intercepts: u32,
-    /// Whether L1 shall send the capability MSRs.
-    pub report_capabilities: bool,
+    /// One of `l1_protocol::boot::REPORT_…`.
+    pub report_capabilities: u32,
     /// Bytes of L2's memory.
     pub guest_memory: u64,
     /// Ticks of the time-stamp counter in a second.
@@ -153,7 +153,7 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     information.shadowing = options.shadowing;
     information.intercepts = options.intercepts;
     information.exception_intercepts = options.exception_intercepts;
-    information.report_capabilities = options.report_capabilities.into();
+    information.report_capabilities = options.report_capabilities;
     information.segment_count = guest.segments.len() as u32;
     information.start = guest.start;
     information.seal();

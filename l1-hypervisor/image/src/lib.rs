@@ -36,4 +36,5 @@ pub mod start;
 #[cfg(test)]
 mod testing;
 pub mod vcpu;
+pub mod verdict;
 pub mod vmcs12;

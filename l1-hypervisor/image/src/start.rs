@@ -2,9 +2,12 @@
 #![expect(unsafe_code, reason = "memory and registers of the machine")]
 
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 use core::ptr;
 
-use l1_protocol::boot::{BootInformation, MACHINE_BOCHS, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM};
+use l1_protocol::boot::{
+    BootInformation, MACHINE_BOCHS, REPORT_FIELDS, REPORT_NOTHING, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
+};
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
 use l1_protocol::memory_map::{BOOT_INFORMATION, GUEST_ACPI_TABLES, IMAGE_BASE};
@@ -17,7 +20,7 @@ use vmcs::msr;
 use xxhash_rust::xxh64::xxh64;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Text};
 use crate::cpuid::Features;
 use crate::device::acpi;
 use crate::ept;
@@ -34,6 +37,7 @@ use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
 use crate::run::run;
 use crate::vcpu::Vcpu;
+use crate::verdict;
 use crate::vmcs12::{self, Controls, HostState, Structures};
 
 static CHANNEL: SingleProcessor<Channel> = SingleProcessor::new(Channel::new());
@@ -42,6 +46,9 @@ static VMCS12: Pages<1> = Pages::new();
 static IO_BITMAPS: Pages<2> = Pages::new();
 static MSR_BITMAP: Pages<1> = Pages::new();
 static EPT12: Pages<{ ept::TABLES }> = Pages::new();
+
+/// The most bytes of text in the last frame.
+const END_TEXT: usize = 4096;
 
 const CPUID_VMX: u32 = 1 << 5;
 const CPUID_XSAVE: u32 = 1 << 26;
@@ -73,7 +80,7 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
         Err(unfit) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}")),
     };
     // Also of a processor that L1 cannot use: there they are asked for most.
-    if information.report_capabilities != 0 {
+    if information.report_capabilities != REPORT_NOTHING {
         send_capabilities(channel, &capabilities);
     }
     if let Err(unfit) = enter_vmx_operation(&capabilities) {
@@ -218,6 +225,10 @@ fn host_guest(
         Ok(platform) => platform,
         Err(failure) => panic!("VMCLEAR or VMPTRLD of vmcs12 failed: {failure:?}"),
     };
+    if information.report_capabilities == REPORT_FIELDS {
+        let encodings: Vec<u8> = platform.fields().flat_map(u16::to_le_bytes).collect();
+        channel.frame(FrameKind::Fields, &[&encodings]);
+    }
     let controls = Controls::new(capabilities, information.intercepts);
     let secondary = controls.secondary;
     let features = Features::new(
@@ -258,12 +269,13 @@ fn host_guest(
         tsc_at_first_entry,
         tsc_at_end: processor::time_stamp_counter(),
     };
+    let text = end_text(&mut vcpu, end);
     let state = final_state(&mut vcpu);
     let channel = &mut *link.channel;
     if end.reason.exit_status() as u8 != 0 && !recorder.streams() {
         history::send_last(recorder, channel);
     }
-    report(channel, end, counters, &state)
+    report(channel, end, counters, &state, text.bytes())
 }
 
 /// L2's memory, as L1 maps it.
@@ -357,19 +369,34 @@ fn final_state(vcpu: &mut Vcpu<'_, CurrentVmcs>) -> FinalState {
     }
 }
 
-fn report(channel: &mut Channel, end: End, counters: Counters, state: &FinalState) -> ! {
+/// What is said about the end of a run; of an entry that failed, also which rules it broke.
+fn end_text(vcpu: &mut Vcpu<'_, CurrentVmcs>, end: End) -> Text<END_TEXT> {
+    let mut text = Text::new();
+    // Text cuts what does not fit and never fails.
+    let _ = write!(text, "{}", end.text);
+    if end.reason == EndReason::EntryFailed {
+        if !text.bytes().is_empty() {
+            let _ = writeln!(text);
+        }
+        let environment = verdict::environment(&mut vcpu.platform, &vcpu.features);
+        let _ = verdict::explain(&mut vcpu.platform, &vcpu.capabilities, &environment, &mut text);
+    }
+    text
+}
+
+fn report(channel: &mut Channel, end: End, counters: Counters, state: &FinalState, text: &[u8]) -> ! {
     let report = EndReport { reason: end.reason as u32, has_state: 1, value: end.value, counters, state: *state };
-    end_with_report(channel, &report, format_args!("{}", end.text))
+    end_with_report(channel, &report, text)
 }
 
 fn end_with_text(channel: &mut Channel, reason: EndReason, text: core::fmt::Arguments) -> ! {
-    end_with_report(channel, &EndReport { reason: reason as u32, ..EndReport::default() }, text)
-}
-
-fn end_with_report(channel: &mut Channel, report: &EndReport, text: core::fmt::Arguments) -> ! {
-    let mut buffer = crate::channel::Text::<512>::new();
+    let mut buffer = Text::<END_TEXT>::new();
     // Text cuts what does not fit and never fails.
     let _ = core::fmt::write(&mut buffer, text);
-    channel.frame(FrameKind::End, &[report.as_bytes(), buffer.bytes()]);
+    end_with_report(channel, &EndReport { reason: reason as u32, ..EndReport::default() }, buffer.bytes())
+}
+
+fn end_with_report(channel: &mut Channel, report: &EndReport, text: &[u8]) -> ! {
+    channel.frame(FrameKind::End, &[report.as_bytes(), text]);
     channel.end_machine()
 }

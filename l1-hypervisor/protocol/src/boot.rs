@@ -35,6 +35,13 @@ pub const SHADOWING_HARDWARE: u32 = 1;
 /// `shadowing`: every VMREAD and VMWRITE of a guest hypervisor exits.
 pub const SHADOWING_SOFTWARE: u32 = 2;
 
+/// `report_capabilities`: nothing.
+pub const REPORT_NOTHING: u32 = 0;
+/// `report_capabilities`: the capability MSRs ([`crate::frame::FrameKind::Capabilities`]).
+pub const REPORT_CAPABILITIES: u32 = 1;
+/// `report_capabilities`: also which field encodings VMREAD takes ([`crate::frame::FrameKind::Fields`]).
+pub const REPORT_FIELDS: u32 = 2;
+
 /// `intercepts`: RDTSC and RDTSCP exit.
 pub const INTERCEPT_RDTSC: u32 = 1 << 0;
 /// `intercepts`: PAUSE exits.
@@ -104,7 +111,7 @@ pub struct BootInformation {
     pub exception_intercepts: u32,
     /// Number of entries of `segments` that count.
     pub segment_count: u32,
-    /// 1: L1 sends the capability MSRs ([`crate::frame::FrameKind::Capabilities`]). 0: it does not.
+    /// One of the `REPORT_…` constants: what L1 sends about the processor.
     pub report_capabilities: u32,
     /// Zero.
     pub reserved: u32,
@@ -226,7 +233,7 @@ impl BootInformation {
         known("machine", self.machine, MACHINE_BOCHS..=MACHINE_KVM)?;
         known("trace_mode", self.trace_mode, TRACE_OFF..=TRACE_STREAM)?;
         known("shadowing", self.shadowing, SHADOWING_AUTO..=SHADOWING_SOFTWARE)?;
-        known("report_capabilities", self.report_capabilities, 0..=1)?;
+        known("report_capabilities", self.report_capabilities, REPORT_NOTHING..=REPORT_FIELDS)?;
         known("reserved", self.reserved, 0..=0)?;
         known("start.mode", self.start.mode, crate::guest::START_REAL_MODE..=crate::guest::START_LONG_MODE)?;
         // Time for L2 is computed by dividing by it.
@@ -299,7 +306,7 @@ mod tests {
         assert_eq!(verdict(|i| i.segments[0].guest_address = GUEST_HOLE_START), Err(E::Segment { index: 0 }));
         assert!(matches!(verdict(|i| i.machine = 9), Err(E::Choice { what: "machine", .. })));
         assert!(matches!(verdict(|i| i.tsc_frequency = 0), Err(E::Choice { what: "tsc_frequency", .. })));
-        assert!(matches!(verdict(|i| i.report_capabilities = 2), Err(E::Choice { what: "report_capabilities", .. })));
+        assert!(matches!(verdict(|i| i.report_capabilities = 3), Err(E::Choice { what: "report_capabilities", .. })));
         assert!(matches!(verdict(|i| i.reserved = 1), Err(E::Choice { what: "reserved", .. })));
     }
 

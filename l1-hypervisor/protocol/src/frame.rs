@@ -16,6 +16,8 @@ pub const PAYLOAD_MAXIMUM: usize = 32 * 1024;
 
 /// Bytes of one capability MSR in [`FrameKind::Capabilities`].
 pub const CAPABILITY: usize = 12;
+/// Encodings that are tried for [`FrameKind::Fields`]: all with bits 31:15 zero, which are reserved.
+pub const FIELD_ENCODINGS: u16 = 0x8000;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub enum FrameKind {
     /// The capability MSRs that the processor has, in ascending order, [`CAPABILITY`] bytes each: number (`u32`) and
     /// value (`u64`), little endian. Sent if the boot information asks for it, before L1 judges them.
     Capabilities = 6,
+    /// The encodings below [`FIELD_ENCODINGS`] that VMREAD takes, in ascending order, a little-endian `u16` each. Sent if the
+    /// boot information asks for it, before the first VM entry.
+    Fields = 9,
 }
 
 impl FrameKind {
@@ -47,6 +52,7 @@ impl FrameKind {
             4 => Self::History,
             5 => Self::End,
             6 => Self::Capabilities,
+            9 => Self::Fields,
             _ => return None,
         })
     }

@@ -68,6 +68,8 @@ pub struct RunResult {
     pub last_output: Vec<u8>,
     /// The capability MSRs that L1 found, if it was asked to send them: number and value, in ascending order.
     pub capabilities: Vec<(u32, u64)>,
+    /// The field encodings that VMREAD takes, if L1 was asked to try them and came so far, in ascending order.
+    pub fields: Option<Vec<u32>>,
     /// What the machine said about itself, if it died.
     pub last_words: String,
     /// How long the run took.
@@ -113,6 +115,7 @@ struct Session<'a, 's> {
     last_exits: VecDeque<Record>,
     last_output: VecDeque<u8>,
     capabilities: Vec<(u32, u64)>,
+    fields: Option<Vec<u32>>,
     end: Option<(EndReport, String)>,
 }
 
@@ -135,6 +138,7 @@ pub fn run(
         last_exits: VecDeque::new(),
         last_output: VecDeque::new(),
         capabilities: Vec::new(),
+        fields: None,
         end: None,
     };
     let ending = session.follow(&mut input, started, timeout)?;
@@ -149,6 +153,7 @@ pub fn run(
         last_exits: session.last_exits.into(),
         last_output: session.last_output.into(),
         capabilities: session.capabilities,
+        fields: session.fields,
         last_words,
         duration: started.elapsed(),
     })
@@ -234,6 +239,7 @@ impl Session<'_, '_> {
                 }
             }
             FrameKind::Capabilities => self.capabilities = capabilities(payload),
+            FrameKind::Fields => self.fields = Some(fields(payload)),
             FrameKind::End => {
                 let Ok((report, text)) = EndReport::read_from_prefix(payload) else {
                     error!(target: MESSAGE_TARGET, "L1's last frame has {} bytes, too few", payload.len());
@@ -276,6 +282,11 @@ fn capabilities(payload: &[u8]) -> Vec<(u32, u64)> {
         .collect()
 }
 
+/// The entries of [`FrameKind::Fields`].
+fn fields(payload: &[u8]) -> Vec<u32> {
+    payload.as_chunks().0.iter().map(|&encoding| u16::from_le_bytes(encoding).into()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,5 +296,10 @@ mod tests {
         let payload = [&[0x80, 4, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8][..], &[0x81, 4, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0], &[1; 11]].concat();
         assert_eq!(capabilities(&payload), [(0x480, 0x0807_0605_0403_0201), (0x481, 9)]);
         assert_eq!(capabilities(&[]), []);
+    }
+
+    #[test]
+    fn fields_are_taken_apart() {
+        assert_eq!(fields(&[0x02, 0x44, 0x1e, 0x68, 1]), [0x4402, 0x681e]);
     }
 }

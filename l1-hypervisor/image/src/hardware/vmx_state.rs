@@ -4,6 +4,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use l1_protocol::frame::FIELD_ENCODINGS;
 use vmcs::access::VmcsAccess;
 use vmcs::field::Field;
 
@@ -53,6 +54,14 @@ impl CurrentVmcs {
         }
         VMCS_IS_CURRENT.store(true, Ordering::Relaxed);
         Ok(Self { launched: false, counts: AccessCounts { vmptrlds: 1, vmclears: 1, ..AccessCounts::default() } })
+    }
+
+    /// The encodings that VMREAD takes, whatever the capabilities promise, in ascending order.
+    ///
+    /// An encoding that it does not take leaves an error in VM_INSTRUCTION_ERROR and nothing else.
+    pub fn fields(&self) -> impl Iterator<Item = u16> {
+        // SAFETY: a `CurrentVmcs` exists only in VMX operation.
+        (0..FIELD_ENCODINGS).filter(|&encoding| unsafe { vmx::vmread(Field(encoding.into())) }.is_ok())
     }
 
     /// What was counted so far.

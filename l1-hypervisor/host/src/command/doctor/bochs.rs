@@ -1,28 +1,15 @@
 //! Whether Bochs can run L1 here: it has to.
 
-use std::time::Duration;
-
-use l1_protocol::boot::TRACE_OFF;
+use l1_protocol::boot::REPORT_CAPABILITIES;
 use l1_protocol::end::{EndReason, ExitStatus};
 use thiserror::Error;
 
-use crate::built_in;
-use crate::command::run::{self, RunError, Target};
-use crate::command_line::RunArguments;
-use crate::loader::{self, LoadOptions};
+use super::probe::{Found, GUEST, run_guest};
+use crate::command::run::{RunError, Target};
 use crate::machine::MachineError;
 use crate::machine::bochs::model::Model;
 use crate::machine::bochs::process::StartError;
-use crate::session::input::Input;
-use crate::session::sinks::{Sinks, Trace};
 use crate::session::{Ending, RunResult, SessionError, report};
-
-/// The built-in guest that has to run.
-const GUEST: &str = "hello";
-/// Its memory, in bytes.
-const MEMORY: u64 = 16 << 20;
-/// It takes a fifth of a second.
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why Bochs cannot run L1.
 #[derive(Debug, Error)]
@@ -72,21 +59,13 @@ impl BochsProblem {
     }
 }
 
-/// What L1 found on a processor model.
-#[derive(Debug)]
-pub struct Found {
-    /// The capability MSRs: number and value.
-    pub capabilities: Vec<(u32, u64)>,
-    /// Why L1 did not host its guest there, if so.
-    pub problem: Option<BochsProblem>,
-}
-
-/// Runs L1 with a guest on `model`.
+/// Runs L1 with a guest on `model`. What it finds is reported as `report` says, one of `l1_protocol::boot::REPORT_…`, but
+/// at least the capability MSRs: they tell what was missing.
 ///
 /// # Errors
 /// [`BochsProblem`] if L1 did not get as far as to read the capability MSRs.
-pub fn probe(model: &'static Model) -> Result<Found, BochsProblem> {
-    match run_guest(model) {
+pub fn probe(model: &'static Model, report: u32) -> Result<(Found, Option<BochsProblem>), BochsProblem> {
+    match run_guest(Target::Bochs(model), report.max(REPORT_CAPABILITIES)) {
         Ok(result) => judge(result),
         Err(RunError::Session(SessionError::Machine(MachineError::Bochs(StartError::NotInstalled)))) => {
             Err(BochsProblem::NotInstalled)
@@ -95,20 +74,8 @@ pub fn probe(model: &'static Model) -> Result<Found, BochsProblem> {
     }
 }
 
-fn run_guest(model: &'static Model) -> Result<RunResult, RunError> {
-    let target = Target::Bochs(model);
-    let arguments = RunArguments { guest: GUEST.to_owned(), memory: MEMORY, ..RunArguments::default() };
-    let guest = built_in::find(GUEST).ok_or_else(|| RunError::NoGuest(GUEST.to_owned()))?;
-    let load = LoadOptions { file_name: GUEST, memory_size: MEMORY, command_line: "", initrd: None, load_at: None };
-    let loaded = loader::load(guest.elf, &load)?;
-    let mut options = run::options(target, &arguments, TRACE_OFF)?;
-    options.report_capabilities = true;
-    let mut sinks = Sinks { console: Box::new(std::io::sink()), trace: Trace::Off, statistics: None };
-    run::run_with_options(target, &options, &loaded, &mut sinks, Input::none(), TIMEOUT)
-}
-
 /// What the end of the run says about Bochs and its processor.
-fn judge(result: RunResult) -> Result<Found, BochsProblem> {
+fn judge(result: RunResult) -> Result<(Found, Option<BochsProblem>), BochsProblem> {
     let text = result.text.clone();
     let problem = match result.ending {
         Ending::Interrupted => return Err(BochsProblem::Interrupted),
@@ -118,7 +85,8 @@ fn judge(result: RunResult) -> Result<Found, BochsProblem> {
         _ if result.exit_status() == ExitStatus::Success => None,
         _ => Some(BochsProblem::GuestFailed(report::headline(&result))),
     };
-    Ok(Found { capabilities: result.capabilities, problem })
+    let why = problem.as_ref().map(ToString::to_string);
+    Ok((Found { capabilities: result.capabilities, fields: result.fields, problem: why }, problem))
 }
 
 fn did_not_run(last_words: String) -> BochsProblem {
@@ -133,6 +101,7 @@ fn did_not_run(last_words: String) -> BochsProblem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn result(ending: Ending, text: &str, last_words: &str, capabilities: &[(u32, u64)]) -> RunResult {
         RunResult {
@@ -142,6 +111,7 @@ mod tests {
             last_exits: Vec::new(),
             last_output: Vec::new(),
             capabilities: capabilities.to_vec(),
+            fields: None,
             last_words: last_words.to_owned(),
             duration: Duration::ZERO,
         }
@@ -158,10 +128,10 @@ mod tests {
         assert!(matches!(died(""), Err(BochsProblem::DidNotRun(_))));
         let unfit = |msrs| judge(result(Ending::Reported(EndReason::UnfitMachine), "why", "", msrs));
         assert!(matches!(unfit(&[]), Err(BochsProblem::NoVmx(text)) if text == "why"));
-        assert!(matches!(unfit(&msrs), Ok(Found { problem: Some(BochsProblem::Unfit(text)), .. }) if text == "why"));
+        assert!(matches!(unfit(&msrs), Ok((_, Some(BochsProblem::Unfit(text)))) if text == "why"));
         let success = judge(result(Ending::Reported(EndReason::GuestSuccess), "", "", &msrs));
-        assert!(matches!(success, Ok(Found { problem: None, capabilities }) if capabilities == msrs));
+        assert!(matches!(success, Ok((Found { problem: None, capabilities, .. }, None)) if capabilities == msrs));
         let failed = judge(result(Ending::TimedOut, "", "", &msrs));
-        assert!(matches!(failed, Ok(Found { problem: Some(BochsProblem::GuestFailed(_)), .. })));
+        assert!(matches!(failed, Ok((Found { problem: Some(_), .. }, Some(BochsProblem::GuestFailed(_))))));
     }
 }

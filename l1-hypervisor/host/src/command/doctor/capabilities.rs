@@ -1,7 +1,5 @@
 //! The capability MSRs that L1 found, decoded.
 
-use std::fmt;
-
 use serde::Serialize;
 use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::{
@@ -10,7 +8,9 @@ use vmcs::controls::{
 };
 use vmcs::msr;
 
-use super::bochs::Found;
+use super::control_registers::{self, NamedBit};
+use super::fields::FieldReport;
+use super::probe::Found;
 
 /// A control word: its SDM title, its named bits, and which part of the capabilities tells about it.
 type Group = (&'static str, &'static [ControlBit], fn(&Capabilities) -> AllowedSettings);
@@ -30,37 +30,50 @@ const GROUPS: &[Group] = &[
 /// What L1 finds on a processor. The names of the fields are documented with the command.
 #[derive(Debug, Serialize)]
 pub struct CapabilityReport {
-    cpu: &'static str,
-    usable: bool,
-    reason: Option<String>,
-    msrs: Vec<Msr>,
-    controls: Vec<Control>,
-    ept_vpid: Vec<&'static str>,
-    basic: Option<BasicFields>,
-    misc: Option<MiscFields>,
+    pub(super) machine: String,
+    pub(super) cpu: String,
+    pub(super) usable: bool,
+    pub(super) reason: Option<String>,
+    pub(super) msrs: Vec<Msr>,
+    pub(super) controls: Vec<Control>,
+    pub(super) ept_vpid: Vec<&'static str>,
+    pub(super) basic: Option<BasicFields>,
+    pub(super) misc: Option<MiscFields>,
+    pub(super) cr0: Vec<FixedBit>,
+    pub(super) cr4: Vec<FixedBit>,
+    pub(super) vmcs_enum: Option<u32>,
+    pub(super) fields: Option<FieldReport>,
 }
 
 /// A capability MSR.
 #[derive(Debug, Serialize)]
-struct Msr {
-    number: u32,
-    name: &'static str,
-    value: String,
+pub(super) struct Msr {
+    pub number: u32,
+    pub name: &'static str,
+    pub value: String,
 }
 
 /// A control and what it may be.
 #[derive(Debug, Serialize)]
-struct Control {
-    group: &'static str,
-    name: &'static str,
-    title: &'static str,
-    bit: u32,
-    setting: Setting,
+pub(super) struct Control {
+    pub group: &'static str,
+    pub name: String,
+    pub title: String,
+    pub bit: u32,
+    pub setting: Setting,
 }
 
-/// What a control may be.
+/// A bit of CR0 or CR4 and what it may be in VMX operation.
+#[derive(Debug, Serialize)]
+pub(super) struct FixedBit {
+    pub name: String,
+    pub bit: u32,
+    pub setting: Setting,
+}
+
+/// What a bit may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum Setting {
+pub(super) enum Setting {
     /// 0 and 1.
     #[serde(rename = "any")]
     Any,
@@ -74,27 +87,34 @@ enum Setting {
 
 /// IA32_VMX_BASIC.
 #[derive(Debug, Serialize)]
-struct BasicFields {
+pub(super) struct BasicFields {
     vmcs_revision_identifier: u32,
     region_size: u32,
+    addresses_limited_to_32_bits: bool,
     memory_type: u8,
     dual_monitor_treatment: bool,
     reports_ins_outs_information: bool,
     has_true_controls: bool,
+    any_exception_may_omit_error_code: bool,
+    nested_exception_support: bool,
 }
 
 /// IA32_VMX_MISC.
 #[derive(Debug, Serialize)]
-struct MiscFields {
+pub(super) struct MiscFields {
     preemption_timer_rate: u32,
     exit_stores_long_mode_active: bool,
     activity_state_hlt: bool,
     activity_state_shutdown: bool,
     activity_state_wait_for_sipi: bool,
+    processor_trace_in_vmx: bool,
+    smbase_readable_in_smm: bool,
     cr3_target_values: u32,
     recommended_msr_list_maximum: u32,
+    smm_monitor_control_bit_2: bool,
     vmwrite_any_field: bool,
     zero_length_injection: bool,
+    mseg_revision_identifier: u32,
 }
 
 fn setting(settings: AllowedSettings, bit: u32) -> Setting {
@@ -106,8 +126,8 @@ fn setting(settings: AllowedSettings, bit: u32) -> Setting {
 }
 
 impl CapabilityReport {
-    /// Decodes what was found on the model `cpu`.
-    pub fn new(cpu: &'static str, found: &Found) -> Self {
+    /// Decodes what was found on `machine` with the processor `cpu`.
+    pub fn new(machine: &str, cpu: &str, found: &Found) -> Self {
         let raw = &found.capabilities;
         let msrs = raw
             .iter()
@@ -116,18 +136,29 @@ impl CapabilityReport {
         let value = |number| raw.iter().find(|(candidate, _)| *candidate == number).map(|(_, value)| *value);
         // L1 sends every MSR that `Capabilities::read` asks for, or none.
         let decoded = Capabilities::read(value).ok();
+        let fields = found.fields.as_ref().zip(decoded.as_ref());
         Self {
-            cpu,
+            machine: machine.to_owned(),
+            cpu: cpu.to_owned(),
             usable: found.problem.is_none(),
-            reason: found.problem.as_ref().map(ToString::to_string),
+            reason: found.problem.clone(),
             msrs,
             controls: decoded.iter().flat_map(controls).collect(),
             ept_vpid: decoded
                 .map_or_else(Vec::new, |capabilities| capabilities.ept_vpid().iter_names().map(|(name, _)| name).collect()),
             basic: decoded.map(|capabilities| basic(&capabilities)),
             misc: decoded.map(|capabilities| misc(&capabilities)),
+            cr0: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(control_registers::CR0, capabilities.cr0_fixed())),
+            cr4: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(control_registers::CR4, capabilities.cr4_fixed())),
+            vmcs_enum: decoded.map(|capabilities| capabilities.vmcs_enum()),
+            fields: fields.map(|(answering, capabilities)| FieldReport::new(capabilities, answering)),
         }
     }
+}
+
+fn fixed_bits(names: &[NamedBit], settings: AllowedSettings) -> Vec<FixedBit> {
+    let bits = control_registers::bits(names, settings).into_iter();
+    bits.map(|(bit, name)| FixedBit { name, bit, setting: setting(settings, bit) }).collect()
 }
 
 fn controls(capabilities: &Capabilities) -> Vec<Control> {
@@ -135,12 +166,15 @@ fn controls(capabilities: &Capabilities) -> Vec<Control> {
         .iter()
         .flat_map(|&(group, table, settings)| {
             let settings = settings(capabilities);
-            table.iter().map(move |control| Control {
-                group,
-                name: control.name,
-                title: control.title,
-                bit: control.bit,
-                setting: setting(settings, control.bit),
+            (0..64).filter_map(move |bit| {
+                let setting = setting(settings, bit);
+                let (name, title) = match table.iter().find(|control| control.bit == bit) {
+                    Some(control) => (control.name.to_owned(), control.title.to_owned()),
+                    // A control that is newer than this program; what must be 1 or 0 is merely reserved.
+                    None if setting == Setting::Any => (format!("BIT_{bit}"), format!("bit {bit}")),
+                    None => return None,
+                };
+                Some(Control { group, name, title, bit, setting })
             })
         })
         .collect()
@@ -151,10 +185,13 @@ fn basic(capabilities: &Capabilities) -> BasicFields {
     BasicFields {
         vmcs_revision_identifier: basic.vmcs_revision_identifier(),
         region_size: basic.region_size(),
+        addresses_limited_to_32_bits: basic.addresses_limited_to_32_bits(),
         memory_type: basic.memory_type(),
         dual_monitor_treatment: basic.dual_monitor_treatment(),
         reports_ins_outs_information: basic.reports_ins_outs_information(),
         has_true_controls: basic.has_true_controls(),
+        any_exception_may_omit_error_code: basic.any_exception_may_omit_error_code(),
+        nested_exception_support: basic.nested_exception_support(),
     }
 }
 
@@ -166,60 +203,20 @@ fn misc(capabilities: &Capabilities) -> MiscFields {
         activity_state_hlt: misc.activity_state_hlt(),
         activity_state_shutdown: misc.activity_state_shutdown(),
         activity_state_wait_for_sipi: misc.activity_state_wait_for_sipi(),
+        processor_trace_in_vmx: misc.processor_trace_in_vmx(),
+        smbase_readable_in_smm: misc.smbase_readable_in_smm(),
         cr3_target_values: misc.cr3_target_values(),
         recommended_msr_list_maximum: misc.recommended_msr_list_maximum(),
+        smm_monitor_control_bit_2: misc.smm_monitor_control_bit_2(),
         vmwrite_any_field: misc.vmwrite_any_field(),
         zero_length_injection: misc.zero_length_injection(),
+        mseg_revision_identifier: misc.mseg_revision_identifier(),
     }
-}
-
-impl fmt::Display for CapabilityReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "What L1 finds on Bochs's processor {}:", self.cpu)?;
-        match &self.reason {
-            Some(reason) => writeln!(f, "  not usable: {reason}")?,
-            None => writeln!(f, "  usable")?,
-        }
-        for msr in &self.msrs {
-            writeln!(f, "  {:#x} {:28} {:>18}", msr.number, msr.name, msr.value)?;
-        }
-        let mut group = "";
-        for control in &self.controls {
-            if control.group != group {
-                group = control.group;
-                writeln!(f, "{group}")?;
-            }
-            let setting = match control.setting {
-                Setting::Any => "yes",
-                Setting::One => "always 1",
-                Setting::Zero => "no",
-            };
-            writeln!(f, "  {:2} {:42} {setting}", control.bit, control.title)?;
-        }
-        if !self.ept_vpid.is_empty() {
-            writeln!(f, "EPT and VPID capabilities")?;
-            self.ept_vpid.iter().try_for_each(|name| writeln!(f, "  {name}"))?;
-        }
-        if let Some(basic) = &self.basic {
-            writeln!(f, "IA32_VMX_BASIC\n{}", fields(basic))?;
-        }
-        if let Some(misc) = &self.misc {
-            writeln!(f, "IA32_VMX_MISC\n{}", fields(misc))?;
-        }
-        Ok(())
-    }
-}
-
-/// The fields of a structure, a line each, by the names that JSON has too.
-fn fields(structure: &impl Serialize) -> String {
-    let serde_json::Value::Object(fields) = serde_json::to_value(structure).unwrap_or_default() else { return String::new() };
-    fields.iter().map(|(name, value)| format!("  {name:32} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::doctor::bochs::BochsProblem;
 
     /// IA32_VMX_BASIC with TRUE controls, the pin-based controls of Bochs's Haswell, all else not allowed.
     fn found() -> Found {
@@ -231,7 +228,7 @@ mod tests {
                 _ => {}
             }
         }
-        Found { capabilities, problem: None }
+        Found { capabilities, fields: None, problem: None }
     }
 
     #[test]
@@ -242,20 +239,20 @@ mod tests {
 
     #[test]
     fn controls_are_decoded() {
-        let report = CapabilityReport::new("haswell", &found());
+        let report = CapabilityReport::new("bochs", "haswell", &found());
         let of = |name| report.controls.iter().find(|control| control.name == name).map(|control| control.setting);
         assert_eq!(of("VIRTUAL_NMIS"), Some(Setting::Any));
         assert_eq!(of("PROCESS_POSTED_INTERRUPTS"), Some(Setting::Zero));
         assert_eq!(of("ENABLE_EPT"), Some(Setting::Zero));
         assert_eq!(report.msrs.first().map(|msr| (msr.name, msr.value.as_str())), Some(("IA32_VMX_BASIC", "0xd810000000002b")));
         let text = report.to_string();
-        assert!(text.contains("vmcs_revision_identifier         43"), "{text}");
-        assert!(text.contains("Virtual NMIs                               yes"), "{text}");
+        assert!(text.contains("vmcs_revision_identifier                          43"), "{text}");
+        assert!(text.contains("Virtual NMIs                                      may be 0 or 1"), "{text}");
     }
 
     #[test]
     fn json_names_are_stable() {
-        let json = serde_json::to_value(CapabilityReport::new("haswell", &found())).expect("plain data");
+        let json = serde_json::to_value(CapabilityReport::new("bochs", "haswell", &found())).expect("plain data");
         assert_eq!(
             json["msrs"][0],
             serde_json::json!({ "number": 0x480, "name": "IA32_VMX_BASIC", "value": "0xd810000000002b" })
@@ -275,8 +272,11 @@ mod tests {
 
     #[test]
     fn a_processor_that_l1_cannot_use_is_reported_too() {
-        let report =
-            CapabilityReport::new("penryn", &Found { problem: Some(BochsProblem::Unfit("no EPT".to_owned())), ..found() });
+        let report = CapabilityReport::new(
+            "bochs",
+            "penryn",
+            &Found { problem: Some("L1 cannot use this processor: no EPT".to_owned()), ..found() },
+        );
         assert!(report.to_string().contains("not usable: L1 cannot use this processor: no EPT"));
     }
 }

@@ -175,7 +175,7 @@ fn l1_hosts_a_guest_or_the_reason_is_told() {
         shadowing: boot::SHADOWING_AUTO,
         intercepts: 0,
         exception_intercepts: 0,
-        report_capabilities: false,
+        report_capabilities: l1_protocol::boot::REPORT_NOTHING,
         guest_memory: 16 << 20,
         tsc_frequency: tsc_frequency().unwrap(),
         wall_clock: 0,
