@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod doctor;
 pub mod guests;
+pub mod oracle;
 pub mod run;
 
 use std::process::ExitCode;
