@@ -22,6 +22,8 @@ pub struct Machine {
     pub physical_address_width: u64,
     /// CPUID.80000008H:`EAX[15:8]`.
     pub linear_address_width: u64,
+    /// CPUID.01H:`ECX[21]`: the local APIC has an x2APIC mode (L1 leaves it off).
+    pub has_x2apic: u64,
     /// What L1 runs with.
     pub host: HostState,
 }

@@ -39,6 +39,7 @@ fn machine() -> Machine {
         ept_pointer: 0x50_001e,
         physical_address_width: 39,
         linear_address_width: 48,
+        has_x2apic: 1,
         host: HostState {
             cr0: 0x8001_0031,
             cr3: 0x20_0000,

@@ -37,6 +37,7 @@ impl OracleError {
         match self {
             Self::Model(error) => error.exit_status(),
             Self::Stream(StreamError::Machine(MachineError::Bochs(_))) => ExitStatus::NoMachine,
+            Self::Stream(StreamError::Ended { reason: Some(reason), .. }) => reason.exit_status(),
             Self::Stream(StreamError::Interrupted(_)) => ExitStatus::Interrupted,
             Self::Output(_) => ExitStatus::Usage,
             Self::Stream(_) => ExitStatus::Bug,

@@ -85,7 +85,8 @@ fn bochs_msr_load(scene: &Scene<'_>) -> Option<Outcome> {
         let (first, value) = (platform.read_memory(address)?, platform.read_memory(address + 8)?);
         let number = first as u32;
         let refused = first >> 32 != 0
-            || matches!(number, msr::IA32_FS_BASE | msr::IA32_GS_BASE | 0x800..=0x8ff)
+            || matches!(number, msr::IA32_FS_BASE | msr::IA32_GS_BASE)
+            || (matches!(number, 0x800..=0x8ff) && scene.machine.has_x2apic != 0)
             || !platform.accepts_msr(number, value);
         let reason = BasicExitReason::ENTRY_FAILURE_MSR_LOADING;
         refused.then_some(Outcome::EntryFailure { reason, qualification: index + 1 })
@@ -190,7 +191,7 @@ pub const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         name: "msr-load-list",
-        reason: "x2APIC MSRs are refused in any mode of the APIC; IA32_BIOS_UPDT_TRIG and IA32_SMM_MONITOR_CTL are loaded",
+        reason: "x2APIC MSRs are refused in any mode of an APIC that has them; IA32_BIOS_UPDT_TRIG and IA32_SMM_MONITOR_CTL are loaded",
         effects: &[Effect::Unchecked(|_, id| id.starts_with("msr-load.")), Effect::Refuses(bochs_msr_load)],
     },
     Exception {

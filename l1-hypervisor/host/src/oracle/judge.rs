@@ -159,7 +159,8 @@ impl Judge {
         } else if may_report(&outcomes, processor) {
             Comparison::AgreedInOtherOrder
         } else {
-            let scene = Scene { state: &self.state, capabilities: &self.capabilities, environment: &environment };
+            let scene =
+                Scene { state: &self.state, machine: &self.machine, capabilities: &self.capabilities, environment: &environment };
             explain(&scene, &violations, processor).map_or(Comparison::Unexplained, Comparison::Explained)
         };
         Judgement { comparison, violations, processor }
@@ -228,14 +229,8 @@ mod tests {
             })
         };
         let capabilities = Capabilities::read(value).expect("all are there");
-        let host = HostState {
-            cr0: 0x8001_0031,
-            cr4: 0x2020,
-            efer: 0xd00,
-            code_selector: 8,
-            task_selector: 24,
-            ..HostState::default()
-        };
+        let host =
+            HostState { cr0: 0x8001_0031, cr4: 0x2020, efer: 0xd00, code_selector: 8, task_selector: 24, ..HostState::default() };
         let machine = Machine {
             scratch: 0x40_0000,
             ept_pointer: 0x50_001e,

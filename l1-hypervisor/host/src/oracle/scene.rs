@@ -64,7 +64,9 @@ pub fn environment<'a>(machine: &Machine, memory: &'a Memory) -> Environment<'a>
 pub struct Scene<'a> {
     /// The state that was tried.
     pub state: &'a SoftwareVmcs,
-    /// What the processor offers.
+    /// The machine it was tried on.
+    pub machine: &'a Machine,
+    /// What its processor offers.
     pub capabilities: &'a Capabilities,
     /// What the checks were told.
     pub environment: &'a Environment<'a>,

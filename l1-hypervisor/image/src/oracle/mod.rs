@@ -33,6 +33,9 @@ use trial::Trial;
 const BATCH: usize = 512;
 const _: () = assert!(BATCH * size_of::<Verdict>() <= PAYLOAD_MAXIMUM);
 
+/// CPUID leaf of feature flags, and x2APIC among them.
+const FEATURES: u32 = 1;
+const FEATURES_X2APIC: u32 = 1 << 21;
 /// CPUID leaf of the address widths.
 const ADDRESS_WIDTHS: u32 = 0x8000_0008;
 
@@ -97,6 +100,7 @@ pub unsafe fn run(
         ept_pointer,
         physical_address_width: (widths & 0xff).into(),
         linear_address_width: (widths >> 8 & 0xff).into(),
+        has_x2apic: (processor::cpuid(FEATURES, 0).ecx & FEATURES_X2APIC != 0).into(),
         host: host_state(host, ptr::from_ref(&context).addr() as u64),
     };
     memory::fill(&machine, capabilities.basic().vmcs_revision_identifier());
