@@ -45,6 +45,8 @@ pub enum Command {
     Bench(BenchArguments),
     /// Say what an exit reason, a VMCS field, a word of controls, an error or a VMCS dump means
     Explain(explain::ExplainArguments),
+    /// Try near-valid VM entries on a processor of Bochs and compare it with the library's checks
+    Oracle(OracleArguments),
 }
 
 /// Arguments of `run`.
@@ -153,6 +155,29 @@ pub struct BenchArguments {
     /// Processor model of Bochs
     #[arg(long, value_name = "MODEL", default_value = crate::machine::bochs::model::DEFAULT)]
     pub cpu: String,
+}
+
+/// Arguments of `oracle`.
+#[derive(Debug, Clone, Args)]
+pub struct OracleArguments {
+    /// Processor model of Bochs
+    #[arg(long, value_name = "MODEL", default_value = crate::machine::bochs::model::DEFAULT)]
+    pub cpu: String,
+    /// How many states to try
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub cases: u64,
+    /// Number of the first state: to try one again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub first: u64,
+    /// What the states are derived from
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Also list the rules that decided no case
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// The machine that L1 boots on.

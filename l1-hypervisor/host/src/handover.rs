@@ -1,6 +1,6 @@
 //! Puts together what L1 is handed: its own image, the boot information and the guest, as one range of memory.
 
-use l1_protocol::boot::{BootInformation, SEGMENTS, Segment};
+use l1_protocol::boot::{BootInformation, MODE_ORACLE, SEGMENTS, Segment};
 use l1_protocol::memory_map::{
     BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE,
     L1_MEMORY_MINIMUM, MEMORY_END, PAGE_SIZE,
@@ -29,12 +29,25 @@ pub struct Options {
     pub exception_intercepts: u32,
     /// One of `l1_protocol::boot::REPORT_…`.
     pub report_capabilities: u32,
+    /// Not to host the guest but to try these VM entries.
+    pub oracle: Option<OracleCases>,
     /// Bytes of L2's memory.
     pub guest_memory: u64,
     /// Ticks of the time-stamp counter in a second.
     pub tsc_frequency: u64,
     /// What L2's real-time clock shows at the start, in seconds since 1970.
     pub wall_clock: u64,
+}
+
+/// The VM entries that L1 tries in its oracle mode.
+#[derive(Debug, Clone, Copy)]
+pub struct OracleCases {
+    /// What they are derived from.
+    pub seed: u64,
+    /// Number of the first.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
 }
 
 /// Why nothing could be put together.
@@ -154,6 +167,12 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     information.intercepts = options.intercepts;
     information.exception_intercepts = options.exception_intercepts;
     information.report_capabilities = options.report_capabilities;
+    if let Some(cases) = options.oracle {
+        information.mode = MODE_ORACLE;
+        information.oracle_seed = cases.seed;
+        information.oracle_first = cases.first;
+        information.oracle_cases = cases.count;
+    }
     information.segment_count = guest.segments.len() as u32;
     information.start = guest.start;
     information.seal();

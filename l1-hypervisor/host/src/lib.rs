@@ -12,5 +12,6 @@ pub mod handover;
 pub mod loader;
 pub mod logging;
 pub mod machine;
+pub mod oracle;
 pub mod session;
 pub mod size;

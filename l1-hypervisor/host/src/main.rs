@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use l1_hypervisor::command::{bench, doctor, exit_code, explain, guests, run};
+use l1_hypervisor::command::{bench, doctor, exit_code, explain, guests, oracle, run};
 use l1_hypervisor::command_line::{Command, CommandLine};
 use l1_hypervisor::session::INTERRUPTED;
 use l1_protocol::end::ExitStatus;
@@ -30,6 +30,13 @@ fn main() -> ExitCode {
             }
         },
         Command::Bench(arguments) => match bench::bench(&arguments) {
+            Ok(status) => exit_code(status),
+            Err(error) => {
+                eprintln!("error: {error}");
+                exit_code(error.exit_status())
+            }
+        },
+        Command::Oracle(arguments) => match oracle::oracle(&arguments, &mut io::stdout().lock()) {
             Ok(status) => exit_code(status),
             Err(error) => {
                 eprintln!("error: {error}");

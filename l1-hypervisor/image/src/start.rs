@@ -6,7 +6,8 @@ use core::fmt::Write as _;
 use core::ptr;
 
 use l1_protocol::boot::{
-    BootInformation, MACHINE_BOCHS, REPORT_FIELDS, REPORT_NOTHING, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
+    BootInformation, MACHINE_BOCHS, MODE_ORACLE, REPORT_FIELDS, REPORT_NOTHING, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF,
+    TRACE_STREAM,
 };
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
@@ -35,6 +36,7 @@ use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
+use crate::oracle;
 use crate::run::run;
 use crate::vcpu::Vcpu;
 use crate::verdict;
@@ -85,6 +87,15 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
     }
     if let Err(unfit) = enter_vmx_operation(&capabilities) {
         end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}"));
+    }
+    if information.mode == MODE_ORACLE {
+        let regions = oracle::Regions { vmcs: VMCS12.address(0), vmxon: VMXON_REGION.address(0) };
+        // SAFETY: VMX operation was entered; the region holds the revision identifier and is used for nothing else.
+        let end = unsafe { oracle::run(channel, &information, &capabilities, &host_state(bases), regions) };
+        match end {
+            Ok(cases) => end_with_text(channel, EndReason::OracleDone, format_args!("{cases} cases")),
+            Err(problem) => end_with_text(channel, EndReason::Bug, format_args!("{problem}")),
+        }
     }
     match shadowing(&capabilities, information.shadowing) {
         Ok(mode) => channel.message(Severity::Information, format_args!("shadowing: {mode}")),

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// `L1BOOTIN`, read as a little-endian number.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"L1BOOTIN");
 /// Version of everything in this crate; raised with every change that an older image or host would misread.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most pieces an L2 guest can be made of.
 pub const SEGMENTS: usize = 32;
 
@@ -20,6 +20,11 @@ pub const SEGMENTS: usize = 32;
 pub const MACHINE_BOCHS: u32 = 1;
 /// `machine`: a KVM guest.
 pub const MACHINE_KVM: u32 = 2;
+
+/// `mode`: L1 hosts the guest.
+pub const MODE_GUEST: u32 = 0;
+/// `mode`: L1 tries VM entries with the states of crate `l1-oracle` and sends what the processor says.
+pub const MODE_ORACLE: u32 = 1;
 
 /// `trace_mode`: no records at all; the exit path pays one test.
 pub const TRACE_OFF: u32 = 0;
@@ -113,8 +118,14 @@ pub struct BootInformation {
     pub segment_count: u32,
     /// One of the `REPORT_…` constants: what L1 sends about the processor.
     pub report_capabilities: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One of the `MODE_…` constants.
+    pub mode: u32,
+    /// [`MODE_ORACLE`]: the seed of the cases.
+    pub oracle_seed: u64,
+    /// [`MODE_ORACLE`]: number of the first case.
+    pub oracle_first: u64,
+    /// [`MODE_ORACLE`]: how many cases there are.
+    pub oracle_cases: u64,
     /// The state L2's processor starts in.
     pub start: GuestStart,
     /// What L2's memory is filled with.
@@ -234,7 +245,7 @@ impl BootInformation {
         known("trace_mode", self.trace_mode, TRACE_OFF..=TRACE_STREAM)?;
         known("shadowing", self.shadowing, SHADOWING_AUTO..=SHADOWING_SOFTWARE)?;
         known("report_capabilities", self.report_capabilities, REPORT_NOTHING..=REPORT_FIELDS)?;
-        known("reserved", self.reserved, 0..=0)?;
+        known("mode", self.mode, MODE_GUEST..=MODE_ORACLE)?;
         known("start.mode", self.start.mode, crate::guest::START_REAL_MODE..=crate::guest::START_LONG_MODE)?;
         // Time for L2 is computed by dividing by it.
         known("tsc_frequency", u32::from(self.tsc_frequency < 1_000_000), 0..=0)
@@ -307,7 +318,7 @@ mod tests {
         assert!(matches!(verdict(|i| i.machine = 9), Err(E::Choice { what: "machine", .. })));
         assert!(matches!(verdict(|i| i.tsc_frequency = 0), Err(E::Choice { what: "tsc_frequency", .. })));
         assert!(matches!(verdict(|i| i.report_capabilities = 3), Err(E::Choice { what: "report_capabilities", .. })));
-        assert!(matches!(verdict(|i| i.reserved = 1), Err(E::Choice { what: "reserved", .. })));
+        assert!(matches!(verdict(|i| i.mode = 2), Err(E::Choice { what: "mode", .. })));
     }
 
     #[test]

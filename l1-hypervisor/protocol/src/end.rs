@@ -52,6 +52,8 @@ pub enum EndReason {
     DamagedHandover = 11,
     /// L1 panicked or took an unexpected exception.
     Bug = 12,
+    /// All cases of an oracle run were tried.
+    OracleDone = 13,
 }
 
 impl EndReason {
@@ -71,6 +73,7 @@ impl EndReason {
             10 => Self::UnfitMachine,
             11 => Self::DamagedHandover,
             12 => Self::Bug,
+            13 => Self::OracleDone,
             _ => return None,
         })
     }
@@ -80,7 +83,7 @@ impl EndReason {
     #[must_use]
     pub const fn exit_status(self) -> ExitStatus {
         match self {
-            Self::GuestSuccess | Self::PowerOff | Self::Reset => ExitStatus::Success,
+            Self::GuestSuccess | Self::PowerOff | Self::Reset | Self::OracleDone => ExitStatus::Success,
             Self::GuestFailure => ExitStatus::GuestFailure,
             Self::TripleFault | Self::EntryFailed | Self::UnhandledExit | Self::HaltedForEver => ExitStatus::GuestCrash,
             Self::Stopped => ExitStatus::TimedOut,

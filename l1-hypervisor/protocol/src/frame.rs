@@ -36,6 +36,10 @@ pub enum FrameKind {
     /// The capability MSRs that the processor has, in ascending order, [`CAPABILITY`] bytes each: number (`u32`) and
     /// value (`u64`), little endian. Sent if the boot information asks for it, before L1 judges them.
     Capabilities = 6,
+    /// Before the first verdict of an oracle run: `l1_oracle::Machine`.
+    OracleMachine = 7,
+    /// Verdicts of an oracle run, [`crate::oracle::Verdict`] each, in the order of the cases.
+    OracleVerdicts = 8,
     /// The encodings below [`FIELD_ENCODINGS`] that VMREAD takes, in ascending order, a little-endian `u16` each. Sent if the
     /// boot information asks for it, before the first VM entry.
     Fields = 9,
@@ -52,6 +56,8 @@ impl FrameKind {
             4 => Self::History,
             5 => Self::End,
             6 => Self::Capabilities,
+            7 => Self::OracleMachine,
+            8 => Self::OracleVerdicts,
             9 => Self::Fields,
             _ => return None,
         })

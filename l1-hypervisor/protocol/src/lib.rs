@@ -19,4 +19,5 @@ pub mod frame;
 pub mod guest;
 pub mod input;
 pub mod memory_map;
+pub mod oracle;
 pub mod port;

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod doctor;
 pub mod explain;
 pub mod guests;
+pub mod oracle;
 pub mod run;
 
 use std::process::ExitCode;

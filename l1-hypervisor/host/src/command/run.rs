@@ -239,6 +239,7 @@ pub fn options(target: Target, arguments: &RunArguments, trace_mode: u32) -> Res
         intercepts: arguments.intercept.iter().copied().map(Intercept::bit).fold(0, |bits, bit| bits | bit),
         exception_intercepts: arguments.intercept_exceptions.iter().fold(0, |bits, vector| bits | 1 << vector),
         report_capabilities: boot::REPORT_NOTHING,
+        oracle: None,
         guest_memory: arguments.memory,
         tsc_frequency,
         wall_clock,

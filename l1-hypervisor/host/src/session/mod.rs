@@ -240,6 +240,8 @@ impl Session<'_, '_> {
             }
             FrameKind::Capabilities => self.capabilities = capabilities(payload),
             FrameKind::Fields => self.fields = Some(fields(payload)),
+            // Only an oracle run has these, and `oracle::stream` takes it.
+            FrameKind::OracleMachine | FrameKind::OracleVerdicts => {}
             FrameKind::End => {
                 let Ok((report, text)) = EndReport::read_from_prefix(payload) else {
                     error!(target: MESSAGE_TARGET, "L1's last frame has {} bytes, too few", payload.len());

@@ -30,6 +30,7 @@ pub fn headline(result: &RunResult) -> String {
             }
             EndReason::HaltedForEver => format!("the guest crashed: nothing can wake it{because}"),
             EndReason::Stopped => "the run was stopped".to_owned(),
+            EndReason::OracleDone => "all cases were tried".to_owned(),
             EndReason::UnfitMachine => format!("this machine cannot host a guest{because}"),
             EndReason::DamagedHandover => format!("bug: L1 refused what it was handed{because}"),
             EndReason::Bug => format!("bug in L1{because}"),

@@ -64,6 +64,25 @@ impl CurrentVmcs {
         (0..FIELD_ENCODINGS).filter(|&encoding| unsafe { vmx::vmread(Field(encoding.into())) }.is_ok())
     }
 
+    /// Makes the launch state clear again; the fields keep their values.
+    ///
+    /// # Safety
+    /// `region` must be the one that this value was made with.
+    ///
+    /// # Errors
+    /// As the processor says.
+    pub unsafe fn clear(&mut self, region: u64) -> Result<(), VmxFailure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            vmx::vmclear(region)?;
+            vmx::vmptrld(region)?;
+        }
+        self.launched = false;
+        self.counts.vmclears = self.counts.vmclears.wrapping_add(1);
+        self.counts.vmptrlds = self.counts.vmptrlds.wrapping_add(1);
+        Ok(())
+    }
+
     /// What was counted so far.
     #[must_use]
     pub const fn access_counts(&self) -> AccessCounts {
@@ -87,7 +106,7 @@ impl VmcsAccess for CurrentVmcs {
     fn write(&mut self, field: Field, value: u64) {
         self.counts.vmwrites = self.counts.vmwrites.wrapping_add(1);
         // SAFETY: a `CurrentVmcs` exists only in VMX operation. Host state and addresses are written by `vmcs12` and
-        // `start` alone, with values of L1.
+        // `start`, with values of L1, and by `oracle` under the promises of crate `l1-oracle`.
         if let Err(failure) = unsafe { vmx::vmwrite(field, value) } {
             access_failed("VMWRITE", field, failure);
         }

@@ -176,6 +176,7 @@ fn l1_hosts_a_guest_or_the_reason_is_told() {
         intercepts: 0,
         exception_intercepts: 0,
         report_capabilities: l1_protocol::boot::REPORT_NOTHING,
+        oracle: None,
         guest_memory: 16 << 20,
         tsc_frequency: tsc_frequency().unwrap(),
         wall_clock: 0,
