@@ -55,6 +55,14 @@ pub fn lab_init() -> Result<&'static Path, ProgramError> {
     find("kvm-lab-init")
 }
 
+/// The program that asks KVM for a VM entry that fails.
+///
+/// # Errors
+/// [`ProgramError`].
+pub fn failing_entry() -> Result<&'static Path, ProgramError> {
+    find("kvm-failing-entry")
+}
+
 fn find(name: &'static str) -> Result<&'static Path, ProgramError> {
     static PROGRAMS: OnceLock<Result<BTreeMap<String, PathBuf>, ProgramError>> = OnceLock::new();
     let programs = PROGRAMS.get_or_init(build).as_ref().map_err(Clone::clone)?;

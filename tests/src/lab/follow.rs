@@ -41,6 +41,7 @@ pub enum StreamError {
 struct Parts {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    kernel_log: String,
     files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -111,6 +112,7 @@ impl Follower<'_> {
             Kind::Started => self.parts = Parts::default(),
             Kind::Stdout => self.parts.stdout = payload,
             Kind::Stderr => self.parts.stderr = payload,
+            Kind::KernelLog => self.parts.kernel_log = String::from_utf8_lossy(&payload).into_owned(),
             Kind::File => {
                 let name_end = payload.iter().position(|&byte| byte == b'\n').unwrap_or(0);
                 let name = String::from_utf8_lossy(&payload[..name_end]).into_owned();
@@ -125,7 +127,7 @@ impl Follower<'_> {
     fn summary(&mut self, payload: &[u8]) -> Result<(), StreamError> {
         let damaged = || StreamError::Damaged(String::from_utf8_lossy(payload).into_owned());
         let Summary { ending, instructions } = serde_json::from_slice(payload).map_err(|_| damaged())?;
-        let Parts { stdout, stderr, files } = std::mem::take(&mut self.parts);
+        let Parts { stdout, stderr, kernel_log, files } = std::mem::take(&mut self.parts);
         let name = self.jobs.get(self.results.len()).map_or("a job nobody asked for", |job| &job.name);
         let ended = match ending {
             Ending::Exited(status) => format!("exit status {status}"),
@@ -133,7 +135,7 @@ impl Follower<'_> {
             Ending::TimedOut => "timed out".to_owned(),
         };
         self.progress(&format!("{name}: {ended}, {:.1} million instructions", instructions as f64 / 1e6));
-        self.results.push(JobResult { ending, instructions, stdout, stderr, files });
+        self.results.push(JobResult { ending, instructions, stdout, stderr, kernel_log, files });
         Ok(())
     }
 

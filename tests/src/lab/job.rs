@@ -17,7 +17,7 @@ pub struct Job {
     pub name: String,
     /// Arguments of the program, without its own name.
     pub arguments: Vec<String>,
-    /// `enable_shadow_vmcs` of `kvm_intel`; `nested` is always 1.
+    /// `enable_shadow_vmcs` of `kvm_intel`; `nested` and `dump_invalid_vmcs` are always 1.
     pub shadow_vmcs: bool,
     /// Files that the program writes and whose contents are wanted. They are removed before the next job.
     pub files: Vec<String>,
@@ -56,6 +56,8 @@ pub struct JobResult {
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
+    /// What the kernel said from before the program was started until after it had ended, as `dmesg` prints it.
+    pub kernel_log: String,
     /// The wanted files that existed.
     pub files: BTreeMap<String, Vec<u8>>,
 }

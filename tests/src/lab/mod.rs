@@ -81,6 +81,7 @@ impl LabError {
 #[derive(Debug, Clone)]
 pub struct Lab {
     model: &'static Model,
+    program: Option<PathBuf>,
     files: BTreeMap<String, PathBuf>,
 }
 
@@ -88,7 +89,14 @@ impl Lab {
     /// A lab on this processor model.
     #[must_use]
     pub fn new(model: &'static Model) -> Self {
-        Self { model, files: BTreeMap::new() }
+        Self { model, program: None, files: BTreeMap::new() }
+    }
+
+    /// Runs another program than ours for the jobs.
+    #[must_use]
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
     }
 
     /// Puts a file of this machine into the lab's root folder, under `name`.
@@ -121,7 +129,11 @@ impl Lab {
         for (name, file) in &self.files {
             archive = archive.file(name, &read(file)?);
         }
-        archive = archive.file(job::PROGRAM, &modules::strip(program::l1_hypervisor()?)?);
+        let program = match &self.program {
+            Some(program) => program,
+            None => program::l1_hypervisor()?,
+        };
+        archive = archive.file(job::PROGRAM, &modules::strip(program)?);
         archive = archive.file(job::JOBS, &serde_json::to_vec(jobs).unwrap_or_default());
         Ok(archive.file("/init", &modules::strip(program::lab_init()?)?).finish())
     }

@@ -19,6 +19,8 @@ pub enum Kind {
     Stdout,
     /// Its standard error.
     Stderr,
+    /// What the kernel said meanwhile.
+    KernelLog,
     /// A wanted file: name, line feed, contents.
     File,
     /// The job's [`super::job::Summary`] as JSON. It is the last frame of a job.
@@ -28,12 +30,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Message, "message"),
         (Self::Failure, "failure"),
         (Self::Started, "started"),
         (Self::Stdout, "stdout"),
         (Self::Stderr, "stderr"),
+        (Self::KernelLog, "kernel-log"),
         (Self::File, "file"),
         (Self::Summary, "summary"),
         (Self::End, "end"),

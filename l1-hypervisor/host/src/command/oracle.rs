@@ -50,7 +50,7 @@ impl OracleError {
 /// # Errors
 /// [`OracleError`].
 pub fn oracle(arguments: &OracleArguments, out: &mut impl Write) -> Result<ExitStatus, OracleError> {
-    logging::start(LevelFilter::WARN, None, None)?;
+    let _messages = logging::start(LevelFilter::WARN, None, None)?;
     let model = find_model(&arguments.cpu)?;
     let cases = OracleCases { seed: arguments.seed, first: arguments.first, count: arguments.cases };
     let bar = progress_bar(arguments.cases);

@@ -10,6 +10,7 @@ use tests::lab::job::{Ending, Job, PROGRAM, Summary};
 use tests::lab::stream::Kind;
 
 use crate::console::{instructions, send};
+use crate::kernel_log::KernelLog;
 
 /// Where a job's outputs go until it has ended, so that what it costs to send them is not part of the job.
 const STDOUT: &str = "/tmp/stdout";
@@ -20,6 +21,7 @@ const STEP: Duration = Duration::from_millis(20);
 /// Runs `job` and sends its outputs and its summary.
 pub fn run(job: &Job) -> io::Result<()> {
     send(Kind::Started, job.name.as_bytes());
+    let kernel_log = KernelLog::begin()?;
     let before = instructions();
     let mut child = Command::new(PROGRAM)
         .args(&job.arguments)
@@ -33,6 +35,7 @@ pub fn run(job: &Job) -> io::Result<()> {
 
     send(Kind::Stdout, &fs::read(STDOUT)?);
     send(Kind::Stderr, &fs::read(STDERR)?);
+    send(Kind::KernelLog, kernel_log.read()?.as_bytes());
     for name in &job.files {
         // A file that the program did not write is no error of the lab's.
         if let Ok(contents) = fs::read(name) {

@@ -35,7 +35,8 @@ impl Modules {
                 insert(name, "")?;
             }
         }
-        insert(vendor, &format!("nested=1 enable_shadow_vmcs={}", u8::from(shadow_vmcs)))?;
+        // `dump_invalid_vmcs` says something only where a VM entry fails, and then it is wanted.
+        insert(vendor, &format!("nested=1 enable_shadow_vmcs={} dump_invalid_vmcs=1", u8::from(shadow_vmcs)))?;
         self.shadow_vmcs = Some(shadow_vmcs);
         let parameter = |name: &str| fs::read_to_string(format!("/sys/module/kvm_intel/parameters/{name}")).unwrap_or_default();
         say(&format!(

@@ -5,6 +5,7 @@
 
 mod console;
 mod jobs;
+mod kernel_log;
 mod kvm;
 
 use std::error::Error;

@@ -110,27 +110,47 @@ fn a_dump_in_json_as_json() {
     insta::assert_snapshot!(serde_json::to_string_pretty(&value).expect("JSON"));
 }
 
+/// What stands under the prompt `$ command` in a page, with the rest of the command's line before it.
+fn shown<'a>(page: &'a str, command: &str) -> Vec<(&'a str, &'a str)> {
+    let blocks = page.split("```console\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    let sessions = blocks.flat_map(|block| block.trim_start_matches("$ ").split("\n$ "));
+    sessions.filter_map(|session| session.strip_prefix(command)?.split_once('\n')).collect()
+}
+
 #[test]
-fn the_manual_shows_what_is_printed() {
-    let manual = include_str!("../../../../../docs/explain.md");
-    let blocks: Vec<&str> =
-        manual.split("```console\n$ l1-hypervisor explain ").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
-    assert!(blocks.len() >= 10, "{}", blocks.len());
-    for block in blocks {
-        let (line, shown) = block.split_once('\n').expect("a command and its output");
-        let command = line.split(" | ").next().unwrap_or(line);
-        let (log, entry) = (dump("kvm-broken-guest.txt"), dump("control-field.json"));
-        let words: Vec<&str> = command
-            .split(' ')
-            .map(|word| match word {
-                "dmesg.txt" => log.as_str(),
-                "entry.json" => entry.as_str(),
-                word => word,
-            })
-            .collect();
-        let text = printed(&words);
-        // An ellipsis stands for what the manual leaves out.
-        assert!(text.contains(shown.trim_end_matches('…').trim_end()), "{line} prints:\n{text}");
+fn the_manual_and_the_readme_show_what_is_printed() {
+    let pages = [(include_str!("../../../../../docs/explain.md"), 10), (include_str!("../../../../../README.md"), 1)];
+    for (page, least) in pages {
+        let sessions = shown(page, "l1-hypervisor explain ");
+        assert!(sessions.len() >= least, "{}", sessions.len());
+        for (line, shown) in sessions {
+            let command = line.split(" | ").next().unwrap_or(line);
+            let (log, entry) = (dump("kvm-6.1-failed-entry.txt"), dump("control-field.json"));
+            let words: Vec<&str> = command
+                .split(' ')
+                .map(|word| match word {
+                    "dmesg.txt" => log.as_str(),
+                    "entry.json" => entry.as_str(),
+                    word => word,
+                })
+                .collect();
+            let text = printed(&words);
+            // An ellipsis stands for what the page leaves out.
+            assert!(text.contains(shown.trim_end_matches('…').trim_end()), "{line} prints:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn the_manual_and_the_readme_show_the_dump_as_kvm_printed_it() {
+    let log = include_str!("tests/dumps/kvm-6.1-failed-entry.txt");
+    for page in [include_str!("../../../../../docs/explain.md"), include_str!("../../../../../README.md")] {
+        let sessions = shown(page, "dmesg | tee dmesg.txt");
+        assert_eq!(sessions.len(), 1);
+        let mut rest = log;
+        for line in sessions[0].1.lines().filter(|line| *line != "…") {
+            rest = rest.split_once(&format!("{line}\n")).unwrap_or_else(|| panic!("KVM did not print there: {line}")).1;
+        }
     }
 }
 
@@ -139,6 +159,7 @@ fn exit_statuses() {
     let status = |line: &[&str]| run(line).map(|(_, status)| status as u8).map_err(|error| error.exit_status() as u8);
     assert_eq!(status(&["vmcs", &dump("kvm-valid.txt")]), Ok(0));
     assert_eq!(status(&["vmcs", &dump("kvm-broken-guest.txt")]), Ok(1));
+    assert_eq!(status(&["vmcs", &dump("kvm-6.1-failed-entry.txt")]), Ok(1));
     assert_eq!(status(&["vmcs", &dump("no-such-file")]), Err(2));
     assert_eq!(status(&["vmcs", "/dev/null"]), Err(2));
     assert_eq!(status(&["exit", "no-such-reason"]), Err(2));
@@ -160,7 +181,7 @@ fn capabilities_from_a_file_judge_a_log() {
 
 #[test]
 fn what_is_printed_as_json_is_a_dump_with_the_same_verdict() {
-    for name in ["kvm-broken-guest.txt", "kvm-garbled.txt", "control-field.json", "kvm-valid.txt"] {
+    for name in ["kvm-6.1-failed-entry.txt", "kvm-broken-guest.txt", "kvm-garbled.txt", "control-field.json", "kvm-valid.txt"] {
         let first: Value = serde_json::from_str(&printed(&["--json", "vmcs", &dump(name)])).expect("JSON");
         let again = dump::read(first.to_string().as_bytes()).expect("a dump");
         assert!(again.iter().all(|dump| dump.remarks.is_empty()), "{name}: {:?}", again.first().map(|dump| &dump.remarks));
