@@ -4,10 +4,9 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use l1_hypervisor::command::{bench, doctor, exit_code, explain, guests, oracle, run};
+use l1_hypervisor::command::{bench, doctor, explain, finish, guests, oracle, run};
 use l1_hypervisor::command_line::{Command, CommandLine};
 use l1_hypervisor::session::INTERRUPTED;
-use l1_protocol::end::ExitStatus;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -15,48 +14,12 @@ fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     catch_signals();
     match command_line.command {
-        Command::Run(arguments) => match run::run(&arguments) {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit_code(error.exit_status())
-            }
-        },
-        Command::Guests => match guests::guests(&mut io::stdout().lock()) {
-            Ok(()) => exit_code(ExitStatus::Success),
-            Err(error) => {
-                eprintln!("error: cannot print the list: {error}");
-                exit_code(ExitStatus::Usage)
-            }
-        },
-        Command::Bench(arguments) => match bench::bench(&arguments) {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit_code(error.exit_status())
-            }
-        },
-        Command::Oracle(arguments) => match oracle::oracle(&arguments, &mut io::stdout().lock()) {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit_code(error.exit_status())
-            }
-        },
-        Command::Doctor(arguments) => match doctor::doctor(&arguments, &mut io::stdout().lock()) {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit_code(error.exit_status())
-            }
-        },
-        Command::Explain(arguments) => match explain::explain(&arguments, &mut io::stdout().lock()) {
-            Ok(status) => exit_code(status),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit_code(error.exit_status())
-            }
-        },
+        Command::Run(arguments) => finish(run::run(&arguments)),
+        Command::Guests => finish(guests::guests(&mut io::stdout().lock())),
+        Command::Bench(arguments) => finish(bench::bench(&arguments)),
+        Command::Oracle(arguments) => finish(oracle::oracle(&arguments, &mut io::stdout().lock())),
+        Command::Doctor(arguments) => finish(doctor::doctor(&arguments, &mut io::stdout().lock())),
+        Command::Explain(arguments) => finish(explain::explain(&arguments, &mut io::stdout().lock())),
     }
 }
 

@@ -257,6 +257,12 @@ fn host_guest(
     let host_stack_pointer = ptr::from_ref(&vcpu.context).addr() as u64;
     vcpu.platform.write(Field::HOST_RSP, host_stack_pointer);
 
+    let entry_check_ticks = if information.report_capabilities == REPORT_NOTHING {
+        0
+    } else {
+        let environment = verdict::environment(&mut vcpu.platform, &features);
+        verdict::check_ticks(&mut vcpu.platform, capabilities, &environment)
+    };
     let tsc_at_first_entry = processor::time_stamp_counter();
     let mut exits = 0;
     let end = match information.trace_mode {
@@ -279,6 +285,7 @@ fn host_guest(
         tsc_at_start,
         tsc_at_first_entry,
         tsc_at_end: processor::time_stamp_counter(),
+        entry_check_ticks,
     };
     let text = end_text(&mut vcpu, end);
     let state = final_state(&mut vcpu);

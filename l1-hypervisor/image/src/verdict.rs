@@ -7,7 +7,7 @@ use core::fmt;
 
 use vmcs::access::VmcsAccess;
 use vmcs::capability::Capabilities;
-use vmcs::entry_check::{Environment, check_all};
+use vmcs::entry_check::{Environment, check, check_all};
 
 use crate::cpuid::Features;
 use crate::platform::Platform;
@@ -26,6 +26,14 @@ pub fn environment(platform: &mut impl Platform, features: &Features) -> Environ
         environment.linear_address_width = platform.cpuid(ADDRESS_WIDTHS, 0).eax >> 8 & 0xff;
     }
     environment
+}
+
+/// Ticks that a full check of a valid VMCS takes.
+pub fn check_ticks(platform: &mut impl Platform, capabilities: &Capabilities, environment: &Environment<'_>) -> u64 {
+    let before = platform.time_stamp_counter();
+    // What it finds is told by the processor a moment later.
+    let _ = check(platform, capabilities, environment);
+    platform.time_stamp_counter().wrapping_sub(before)
 }
 
 /// Writes a line for every rule that is broken, in the order in which a processor gets to them.

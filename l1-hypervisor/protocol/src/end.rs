@@ -156,6 +156,9 @@ pub struct Counters {
     pub tsc_at_first_entry: u64,
     /// Time-stamp counter when this report was made.
     pub tsc_at_end: u64,
+    /// Ticks that a full check of vmcs12 against the rules of VM entry took, if the boot information asks for reports
+    /// about the processor; else 0, as the check is not on the way of an entry.
+    pub entry_check_ticks: u64,
 }
 
 /// The fixed part of the last frame; UTF-8 text for a person follows it.
