@@ -195,3 +195,16 @@ fn l1_hosts_a_guest_or_the_reason_is_told() {
         (Err(_), ending) => assert_eq!(ending, session::Ending::Reported(EndReason::UnfitMachine), "{}", result.text),
     }
 }
+
+#[test]
+fn input_reaches_a_running_machine() {
+    let page = INPUT_PAGE as u32;
+    let written = (page + offset_of!(InputPage, written) as u32).to_le_bytes();
+    let ring = page + offset_of!(InputPage, ring) as u32;
+    // mov ebx, address of `written`; again: cmp dword [rbx], 0; je again; then the ring is sent back.
+    let wait = [&[0xbb][..], &written, &[0x83, 0x3b, 0x00, 0x74, 0xfb]].concat();
+    let code = [wait, out(KVM_CHANNEL, ring), out(KVM_DOORBELL, 6), out(KVM_END, 0)].concat();
+    let Some(mut machine) = start(&code) else { return };
+    assert_eq!(machine.input(b"a line").unwrap(), 6);
+    assert_eq!(follow(&mut machine), b"a line");
+}
