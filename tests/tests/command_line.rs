@@ -37,6 +37,7 @@ const ON_BOCHS: &[(&str, Test)] = &[
     ("a_processor_without_ept_is_refused", a_processor_without_ept_is_refused),
     ("hardware_shadowing_where_there_is_none", hardware_shadowing_where_there_is_none),
     ("flat_binary", flat_binary),
+    ("from_little_to_much_memory", from_little_to_much_memory),
 ];
 
 fn main() -> ExitCode {
@@ -264,4 +265,12 @@ fn flat_binary() -> Result<(), Failed> {
     let result = on_bochs(&[&file.display().to_string(), "--quiet"])?;
     expect(&result, 0, &[])?;
     check(result.stdout == b"X", format!("{:?}", result.stdout))
+}
+
+fn from_little_to_much_memory() -> Result<(), Failed> {
+    for size in ["4M", "16M", "1G", "2G"] {
+        expect(&on_bochs(&["hello", "--quiet", "--memory", size])?, 0, &[])?;
+    }
+    expect(&on_bochs(&["hello", "--memory", "2G", "--cpu", "penryn"])?, 69, &["enable EPT"])?;
+    expect(&on_bochs(&["hello", "--memory", "3000M"])?, 2, &["2048 MiB"])
 }

@@ -220,8 +220,10 @@ fn write_files(folder: &Path, configuration: &Configuration, serial: Option<&Pat
 /// Bochs's configuration file. `clock: sync=none` with a fixed start makes runs repeat to the instruction.
 fn bochsrc(configuration: &Configuration, serial: Option<&Path>) -> String {
     let Configuration { cpu_model, instructions_per_second, memory, ram_image_address, .. } = configuration;
+    // Memory of the machine is taken from this much as it is touched; Bochs takes no larger number here.
+    let host_memory = memory.min(&2048);
     let mut text = format!(
-        "megs: {memory}\n\
+        "memory: guest={memory}, host={host_memory}\n\
          romimage: file=rom.bin\n\
          optramimage1: file=ram.bin, address={ram_image_address:#x}\n\
          cpu: model={cpu_model}, count=1, ips={instructions_per_second}, reset_on_triple_fault=0\n\
