@@ -4,7 +4,8 @@
 //! between two runs with different counts, divided by the difference of the counts: what the run itself costs drops out.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::Ordering;
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +20,7 @@ use crate::command::run::{self, RunError, Target, run_with_trace};
 use crate::command_line::{BenchArguments, RunArguments, ShadowingChoice};
 use crate::loader::{self, LoadOptions};
 use crate::machine::bochs::model;
+use crate::session::INTERRUPTED;
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
 
@@ -102,12 +104,13 @@ pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
         }
     }
     progress.finish_and_clear();
-    if arguments.json {
-        let json = serde_json::to_string_pretty(&rows).unwrap_or_default();
-        println!("{json}");
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&rows).map_err(io::Error::from).map(|json| json + "\n")
     } else {
-        print!("{}", table(&rows, &start_up, entry_check));
-    }
+        Ok(table(&rows, &start_up, entry_check))
+    };
+    text.and_then(|text| io::stdout().write_all(text.as_bytes()))
+        .map_err(|error| RunError::OutputFile { file: "standard output".to_owned(), error })?;
     Ok(ExitStatus::Success)
 }
 
@@ -136,6 +139,10 @@ fn run_guest(target: Target, name: &str, command_line: &str, trace_mode: u32) ->
     let result = run_with_trace(target, &arguments, &loaded, &mut sinks, Input::none(), trace_mode)?;
     drop(sinks);
     let text = String::from_utf8_lossy(&output).into_owned();
+    // A run may have been over before it saw the signal.
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return Err(RunError::Interrupted);
+    }
     if result.exit_status() != ExitStatus::Success {
         return Err(RunError::Guest {
             guest: format!("{name} {command_line}"),

@@ -66,6 +66,9 @@ pub enum RunError {
     /// Options that contradict each other.
     #[error("{0}")]
     Usage(&'static str),
+    /// The user interrupted it.
+    #[error("interrupted")]
+    Interrupted,
     /// A guest of our own did not do what it must.
     #[error("the guest {guest:?} failed: {report}")]
     Guest {
@@ -94,6 +97,9 @@ impl RunError {
             | Self::Handover(HandoverError::Memory { .. })
             | Self::NoModel { .. }
             | Self::Usage(_) => ExitStatus::Usage,
+            // Nobody reads what is written, or there is no room for it.
+            Self::Session(SessionError::Output { .. }) => ExitStatus::Usage,
+            Self::Interrupted => ExitStatus::Interrupted,
             Self::NoMachine(_) | Self::Session(SessionError::Machine(MachineError::Bochs(_))) => ExitStatus::NoMachine,
             Self::Handover(_) | Self::Session(_) | Self::Guest { .. } => ExitStatus::Bug,
         }
