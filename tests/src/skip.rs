@@ -21,3 +21,14 @@ pub fn skipped(reason: impl Display) -> Result<Completion, Failed> {
         Ok(Completion::ignored_with(format!("skipped: {reason}")))
     }
 }
+
+/// Runs a test that needs Bochs, or says that it is not there.
+///
+/// # Errors
+/// The test's, or the missing Bochs in CI.
+pub fn on_bochs(test: impl FnOnce() -> Result<(), Failed>) -> Result<Completion, Failed> {
+    match l1_hypervisor::machine::bochs::process::is_installed() {
+        Ok(()) => test().map(|()| Completion::Completed),
+        Err(problem) => skipped(problem),
+    }
+}

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use tests::program;
-use tests::skip::skipped;
+use tests::skip;
 
 type Test = fn() -> Result<(), Failed>;
 
@@ -43,12 +43,7 @@ const ON_BOCHS: &[(&str, Test)] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let plain = WITHOUT_MACHINE.iter().map(|&(name, test)| Trial::test(name, test));
-    let on_bochs = ON_BOCHS.iter().map(|&(name, test)| {
-        Trial::ignorable_test(name, move || match l1_hypervisor::machine::bochs::process::is_installed() {
-            Ok(()) => test().map(|()| Completion::Completed),
-            Err(problem) => skipped(problem),
-        })
-    });
+    let on_bochs = ON_BOCHS.iter().map(|&(name, test)| Trial::ignorable_test(name, move || skip::on_bochs(test)));
     libtest_mimic::run(&arguments, plain.chain(on_bochs).collect()).exit_code()
 }
 

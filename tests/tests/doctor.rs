@@ -5,10 +5,10 @@ use std::fs;
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use l1_hypervisor::machine::bochs::model::MODELS;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use tests::program;
-use tests::skip::skipped;
+use tests::skip;
 
 type Test = fn() -> Result<(), Failed>;
 
@@ -38,10 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn trial(name: String, test: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
-    Trial::ignorable_test(name, move || match l1_hypervisor::machine::bochs::process::is_installed() {
-        Ok(()) => test().map(|()| Completion::Completed),
-        Err(problem) => skipped(problem),
-    })
+    Trial::ignorable_test(name, move || skip::on_bochs(test))
 }
 
 fn doctor(arguments: &[&str]) -> Result<Command, Failed> {

@@ -5,10 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use tests::program;
-use tests::skip::skipped;
+use tests::skip;
 
 type Test = fn() -> Result<(), Failed>;
 
@@ -26,12 +26,7 @@ const ON_BOCHS: &[(&str, Test)] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let plain = WITHOUT_MACHINE.iter().map(|&(name, test)| Trial::test(name, test));
-    let on_bochs = ON_BOCHS.iter().map(|&(name, test)| {
-        Trial::ignorable_test(name, move || match l1_hypervisor::machine::bochs::process::is_installed() {
-            Ok(()) => test().map(|()| Completion::Completed),
-            Err(problem) => skipped(problem),
-        })
-    });
+    let on_bochs = ON_BOCHS.iter().map(|&(name, test)| Trial::ignorable_test(name, move || skip::on_bochs(test)));
     libtest_mimic::run(&arguments, plain.chain(on_bochs).collect()).exit_code()
 }
 

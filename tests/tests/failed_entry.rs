@@ -17,8 +17,8 @@ use l1_hypervisor::session::{Ending, RunResult, report};
 use l1_protocol::boot::TRACE_OFF;
 use l1_protocol::end::{EndReason, ExitStatus};
 use l1_protocol::guest::{GuestStart, START_PROTECTED_MODE};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use tests::skip::skipped;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tests::skip;
 
 /// Bytes of the guest's memory.
 const MEMORY: u64 = 16 << 20;
@@ -71,12 +71,7 @@ const CASES: &[Case] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = CASES.iter().map(|case| {
-        Trial::ignorable_test(case.name, || match l1_hypervisor::machine::bochs::process::is_installed() {
-            Ok(()) => explained(case).map(|()| Completion::Completed),
-            Err(problem) => skipped(problem),
-        })
-    });
+    let trials = CASES.iter().map(|case| Trial::ignorable_test(case.name, || skip::on_bochs(|| explained(case))));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 

@@ -18,9 +18,9 @@ use l1_hypervisor::session::sinks::{Sinks, Trace};
 use l1_hypervisor::session::{self, RunResult, report};
 use l1_protocol::boot::TRACE_RECORDER;
 use l1_protocol::end::ExitStatus;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use object::{Object, ObjectSection, ObjectSymbol};
-use tests::skip::skipped;
+use tests::skip::on_bochs;
 
 /// UD2.
 const INVALID_OPCODE: &[u8] = &[0x0f, 0x0b];
@@ -58,13 +58,6 @@ fn main() -> ExitCode {
     trials.push(Trial::ignorable_test("endless_loop_in_l1", || on_bochs(endless_loop_in_l1)));
     trials.push(Trial::ignorable_test("damaged_handover", || on_bochs(damaged_handover)));
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn on_bochs(test: impl FnOnce() -> Result<(), Failed>) -> Result<Completion, Failed> {
-    match l1_hypervisor::machine::bochs::process::is_installed() {
-        Ok(()) => test().map(|()| Completion::Completed),
-        Err(problem) => skipped(problem),
-    }
 }
 
 /// The image with the first instructions of the function `name` overwritten.

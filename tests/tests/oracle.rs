@@ -4,10 +4,10 @@
 
 use std::process::{Command, ExitCode, Stdio};
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use tests::program;
-use tests::skip::skipped;
+use tests::skip;
 
 /// Processor, cases, and how many rules must have decided one at least: a generator that has lost its aim would agree with anything.
 const RUNS: &[(&str, u64, u64)] = &[("haswell", 4000, 180), ("ivy-bridge", 1000, 120), ("skylake-x", 1000, 120)];
@@ -16,12 +16,8 @@ const SEED: &str = "20240607";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = RUNS.iter().map(|&(cpu, cases, rules)| {
-        Trial::ignorable_test(cpu, move || match l1_hypervisor::machine::bochs::process::is_installed() {
-            Ok(()) => agrees(cpu, cases, rules).map(|()| Completion::Completed),
-            Err(problem) => skipped(problem),
-        })
-    });
+    let trials =
+        RUNS.iter().map(|&(cpu, cases, rules)| Trial::ignorable_test(cpu, move || skip::on_bochs(|| agrees(cpu, cases, rules))));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 

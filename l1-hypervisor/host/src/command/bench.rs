@@ -16,7 +16,8 @@ use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 use crate::built_in;
-use crate::command::run::{self, RunError, Target, run_with_trace};
+use crate::command::doctor::probe::run_guest as run_guest_with_report;
+use crate::command::run::{RunError, Target, run_with_trace};
 use crate::command_line::{BenchArguments, RunArguments, ShadowingChoice};
 use crate::loader::{self, LoadOptions};
 use crate::machine::bochs::model;
@@ -204,16 +205,7 @@ fn measure_start_up(target: Target) -> Result<StartUp, RunError> {
 
 /// Instructions of a full check of vmcs12, a 64-bit guest's, against the rules of VM entry.
 fn measure_entry_check(target: Target) -> Result<u64, RunError> {
-    let guest = built_in::find("hello").ok_or_else(|| RunError::NoGuest("hello".to_owned()))?;
-    let arguments = options("hello");
-    let loaded = loader::load(
-        guest.elf,
-        &LoadOptions { file_name: "hello", memory_size: arguments.memory, command_line: "", initrd: None, load_at: None },
-    )?;
-    let mut options = run::options(target, &arguments, TRACE_OFF)?;
-    options.report_capabilities = REPORT_CAPABILITIES;
-    let mut sinks = Sinks { console: Box::new(io::sink()), trace: Trace::Off, statistics: None };
-    let result = run::run_with_options(target, &options, &loaded, &mut sinks, Input::none(), arguments.timeout)?;
+    let result = run_guest_with_report(target, REPORT_CAPABILITIES)?;
     Ok(result.report.map_or(0, |report| report.counters.entry_check_ticks))
 }
 

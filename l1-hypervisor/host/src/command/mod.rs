@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod explain;
 pub mod guests;
 pub mod oracle;
+mod register_bits;
 pub mod run;
 
 use std::error::Error;

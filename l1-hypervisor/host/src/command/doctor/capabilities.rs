@@ -8,9 +8,10 @@ use vmcs::controls::{
 };
 use vmcs::msr;
 
-use super::control_registers::{self, NamedBit};
+use super::control_registers;
 use super::fields::FieldReport;
 use super::probe::Found;
+use crate::command::register_bits::{self, NamedBit};
 
 /// A control word: its SDM title, its named bits, and which part of the capabilities tells about it.
 type Group = (&'static str, &'static [ControlBit], fn(&Capabilities) -> AllowedSettings);
@@ -148,8 +149,8 @@ impl CapabilityReport {
                 .map_or_else(Vec::new, |capabilities| capabilities.ept_vpid().iter_names().map(|(name, _)| name).collect()),
             basic: decoded.map(|capabilities| basic(&capabilities)),
             misc: decoded.map(|capabilities| misc(&capabilities)),
-            cr0: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(control_registers::CR0, capabilities.cr0_fixed())),
-            cr4: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(control_registers::CR4, capabilities.cr4_fixed())),
+            cr0: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(register_bits::CR0, capabilities.cr0_fixed())),
+            cr4: decoded.map_or_else(Vec::new, |capabilities| fixed_bits(register_bits::CR4, capabilities.cr4_fixed())),
             vmcs_enum: decoded.map(|capabilities| capabilities.vmcs_enum()),
             fields: fields.map(|(answering, capabilities)| FieldReport::new(capabilities, answering)),
         }

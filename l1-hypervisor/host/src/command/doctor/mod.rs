@@ -42,7 +42,7 @@ mod capabilities;
 mod control_registers;
 mod difference;
 mod fields;
-mod probe;
+pub(super) mod probe;
 mod report;
 mod rows;
 mod subject;

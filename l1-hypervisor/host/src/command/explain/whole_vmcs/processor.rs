@@ -1,5 +1,6 @@
 //! The processor that a VMCS is judged for: what the dump says of it, and what has to be assumed.
 
+use crate::command::register_bits;
 use vmcs::capability::Capabilities;
 use vmcs::controls::ControlBit;
 use vmcs::entry_check::{Environment, Platform};
@@ -122,7 +123,7 @@ fn permissive(number: u32) -> u64 {
         msr::IA32_VMX_CR0_FIXED0 => 0x8000_0021,
         msr::IA32_VMX_CR0_FIXED1 => 0xffff_ffff,
         msr::IA32_VMX_CR4_FIXED0 => 0x2000,
-        msr::IA32_VMX_CR4_FIXED1 => registers::CR4.iter().fold(0, |bits, (bit, _)| bits | 1 << bit),
+        msr::IA32_VMX_CR4_FIXED1 => register_bits::CR4.iter().fold(0, |bits, (bit, _)| bits | 1 << bit),
         msr::IA32_VMX_VMFUNC => named(controls(Field::VM_FUNCTION_CONTROLS).unwrap_or_default()),
         msr::IA32_VMX_PROCBASED_CTLS3 => {
             named(controls(Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS).unwrap_or_default())

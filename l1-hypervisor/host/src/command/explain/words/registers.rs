@@ -1,56 +1,10 @@
 //! Bits of control registers, flags and MSRs.
 //!
-//! Source: SDM 3A 2.5 "Control Registers", SDM 3A 2.2.1 "Extended Feature Enable Register", SDM 1 3.4.3 "EFLAGS Register",
+//! Source: SDM 3A 2.2.1 "Extended Feature Enable Register", SDM 1 3.4.3 "EFLAGS Register",
 //! SDM 3B 17.2 "Debug Registers".
 
 use super::bits;
-
-/// CR0.
-const CR0: &[(u32, &str)] = &[
-    (0, "PE"),
-    (1, "MP"),
-    (2, "EM"),
-    (3, "TS"),
-    (4, "ET"),
-    (5, "NE"),
-    (16, "WP"),
-    (18, "AM"),
-    (29, "NW"),
-    (30, "CD"),
-    (31, "PG"),
-];
-
-/// CR4.
-pub const CR4: &[(u32, &str)] = &[
-    (0, "VME"),
-    (1, "PVI"),
-    (2, "TSD"),
-    (3, "DE"),
-    (4, "PSE"),
-    (5, "PAE"),
-    (6, "MCE"),
-    (7, "PGE"),
-    (8, "PCE"),
-    (9, "OSFXSR"),
-    (10, "OSXMMEXCPT"),
-    (11, "UMIP"),
-    (12, "LA57"),
-    (13, "VMXE"),
-    (14, "SMXE"),
-    (16, "FSGSBASE"),
-    (17, "PCIDE"),
-    (18, "OSXSAVE"),
-    (19, "KL"),
-    (20, "SMEP"),
-    (21, "SMAP"),
-    (22, "PKE"),
-    (23, "CET"),
-    (24, "PKS"),
-    (25, "UINTR"),
-    (27, "LASS"),
-    (28, "LAM_SUP"),
-    (32, "FRED"),
-];
+use crate::command::register_bits::{CR0, CR4};
 
 /// IA32_EFER.
 pub const EFER: &[(u32, &str)] = &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE")];
