@@ -1,0 +1,148 @@
+//! Nested VMX: L2 as a guest hypervisor that runs L3.
+//!
+//! What always holds: while L2 runs vmcs12 is current, while L3 runs vmcs13 is ([`Nested::running`] says which); between
+//! the two only [`entry`] and [`exit`] switch. Every other handler works on whichever VMCS is current, so what L1 does on
+//! behalf of a guest it does for L3 by the same code as for L2.
+//!
+//! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
+
+pub mod entry;
+pub mod exit;
+pub mod instruction;
+pub mod memory;
+pub mod operand;
+pub mod regions;
+mod shadowing;
+
+use shadow::ept::Composition;
+use shadow::merge::{Outer, Owned};
+use shadow::mode::ShadowingMode;
+use shadow::operation::{Operation, SLOTS};
+use vmcs::capability::Capabilities;
+use vmcs::controls::PrimaryProcessorBased;
+use vmcs::field::Field;
+
+use crate::platform::{Platform, Region};
+use crate::vcpu::Vcpu;
+use crate::vmcs12::{CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG, HostState};
+
+/// What a virtual processor needs to be a guest hypervisor's.
+#[derive(Debug)]
+pub struct Nested {
+    /// What L2 may read in its capability MSRs, which is what L1 does for it.
+    pub offered: Capabilities,
+    /// L2's VMX state.
+    pub operation: Operation,
+    /// EPT13.
+    pub composition: Composition<'static>,
+    /// The slot whose vmcs13 is current, while L3 runs.
+    running: Option<usize>,
+    regions: regions::Regions,
+    /// The primary controls of vmcs12 while L3 runs.
+    primary12: PrimaryProcessorBased,
+    /// Time-stamp counter at which L2's VMX-preemption timer expires.
+    timer: Option<u64>,
+    mode: ShadowingMode,
+}
+
+/// What of L1 goes into every vmcs13.
+#[derive(Debug, Clone, Copy)]
+pub struct Constants {
+    /// L1's host state, with the stack pointer.
+    pub host: HostState,
+    /// Physical address of the I/O bitmaps, both of all ones.
+    pub io_bitmaps: [u64; 2],
+    /// EPT pointer of L2.
+    pub ept_pointer: u64,
+    /// Exceptions that exit for L1.
+    pub exception_bitmap: u32,
+    /// First byte of L2's memory.
+    pub memory_base: u64,
+}
+
+impl Nested {
+    /// Outside VMX operation.
+    #[must_use]
+    pub fn new(
+        offered: Capabilities,
+        physical_address_width: u32,
+        shadow_vmcs: bool,
+        composition: Composition<'static>,
+        msr_bitmap: regions::MergedBitmap,
+        constants: Constants,
+        mode: ShadowingMode,
+    ) -> Self {
+        Self {
+            offered,
+            operation: Operation::new(physical_address_width, shadow_vmcs),
+            composition,
+            running: None,
+            regions: regions::Regions::new(msr_bitmap, constants),
+            primary12: PrimaryProcessorBased::empty(),
+            timer: None,
+            mode,
+        }
+    }
+
+    /// Whether L3 runs, or would.
+    #[must_use]
+    pub const fn runs_l3(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// When L2's VMX-preemption timer ends L3's run.
+    #[must_use]
+    pub const fn timer(&self) -> Option<u64> {
+        self.timer
+    }
+}
+
+/// What L1 wants of vmcs13.
+fn outer<P: Platform>(vcpu: &Vcpu<'_, P>, nested: &Nested) -> Outer {
+    Outer {
+        pin_based: vcpu.controls.pin_based,
+        primary: vcpu.controls.primary,
+        secondary: vcpu.controls.secondary,
+        entry: vcpu.controls.entry,
+        exception_bitmap: nested.regions.constants.exception_bitmap,
+        owned: owned(vcpu),
+        cr0_required: vcpu.capabilities.cr0_fixed().required & !(CR0_PE | CR0_PG),
+        cr0_allowed: vcpu.capabilities.cr0_fixed().allowed & !(CR0_CD | CR0_NW),
+        cr4_required: vcpu.capabilities.cr4_fixed().required,
+        tsc_offset: vcpu.tsc_offset,
+    }
+}
+
+fn owned<P>(vcpu: &Vcpu<'_, P>) -> Owned {
+    Owned { cr0: CR0_HOST_OWNED, cr4: !vcpu.features.cr4 }
+}
+
+/// Gives `work` the state of nesting beside the rest of the virtual processor; `None` if L2 has no VMX.
+pub fn with<P: Platform, T>(vcpu: &mut Vcpu<'_, P>, work: impl FnOnce(&mut Vcpu<'_, P>, &mut Nested) -> T) -> Option<T> {
+    let mut nested = vcpu.nested.take()?;
+    let result = work(vcpu, &mut nested);
+    vcpu.nested = Some(nested);
+    Some(result)
+}
+
+/// Makes a VMCS current and sets its preemption timer to what is left.
+fn switch<P: Platform>(vcpu: &mut Vcpu<'_, P>, region: Region) {
+    vcpu.platform.make_current(region);
+}
+
+/// The slots that there are, as regions.
+fn vmcs13(slot: usize) -> Region {
+    debug_assert!(slot < SLOTS, "the cache has no more");
+    Region::Vmcs13(slot as u8)
+}
+
+/// L2's EFER, PAT and debug controls, for what L3 inherits.
+fn inherited<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> shadow::merge::Inherited {
+    let mut read = |field| vcpu.platform.read(field);
+    shadow::merge::Inherited {
+        efer: read(Field::GUEST_IA32_EFER),
+        pat: read(Field::GUEST_IA32_PAT),
+        debugctl: read(Field::GUEST_IA32_DEBUGCTL),
+        dr7: read(Field::GUEST_DR7),
+    }
+}

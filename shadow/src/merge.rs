@@ -1,0 +1,285 @@
+//! From vmcs12 and vmcs23 to vmcs13: what L3 really runs with.
+//!
+//! What always holds, whatever L2 has written: every intercept that L1 needs is on; no control is on that L1 did not offer;
+//! the EPT pointer and every other address are L1's own; vmcs13 itself has no VMCS shadowing and the link pointer −1; host
+//! state is not touched here at all. Only what has changed since the last merge is written.
+
+use vmcs::access::VmcsAccess;
+use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
+use vmcs::field::Field;
+
+use crate::exit::LAZY;
+use crate::field_set::FieldSet;
+use crate::reflect::{primary_controls, secondary_controls};
+use crate::vmcs23::Vmcs23;
+
+/// Control-register bits that L1 keeps to itself: a write that changes one exits to L1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the register it is named after")]
+pub struct Owned {
+    pub cr0: u64,
+    pub cr4: u64,
+}
+
+/// What L1 wants of vmcs13, whatever L2 asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer {
+    /// The pin-based controls of vmcs12.
+    pub pin_based: PinBased,
+    /// The primary controls of vmcs12; its windows are not looked at.
+    pub primary: Primary,
+    /// The secondary controls of vmcs12.
+    pub secondary: Secondary,
+    /// The VM-entry controls of vmcs12, without IA-32e mode guest.
+    pub entry: Entry,
+    /// Exceptions that exit for L1.
+    pub exception_bitmap: u32,
+    /// Control-register bits of L1.
+    pub owned: Owned,
+    /// CR0 bits that must be 1 while a guest runs, PE and PG left out.
+    pub cr0_required: u64,
+    /// CR0 bits that may be 1, the cache control bits left out.
+    pub cr0_allowed: u64,
+    /// CR4 bits that must be 1.
+    pub cr4_required: u64,
+    /// TSC offset of vmcs12.
+    pub tsc_offset: u64,
+}
+
+/// Registers of L2 at its VMLAUNCH or VMRESUME, which L3 goes on with where vmcs23 does not load its own.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs, reason = "each field is the register it is named after")]
+pub struct Inherited {
+    pub efer: u64,
+    pub pat: u64,
+    pub debugctl: u64,
+    pub dr7: u64,
+}
+
+/// Controls that L3 gets from L2 alone: what is on in vmcs12 for L2's own sake says nothing about L3.
+const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
+    .union(Secondary::ENABLE_RDTSCP)
+    .union(Secondary::ENABLE_INVPCID)
+    .union(Secondary::DESCRIPTOR_TABLE_EXITING)
+    .union(Secondary::ENABLE_XSAVES_XRSTORS)
+    .union(Secondary::RDRAND_EXITING)
+    .union(Secondary::RDSEED_EXITING);
+
+/// Controls of L2 that go to the processor. Everything else that L2 may set is emulated.
+const SECONDARY_PASSED: Secondary = SECONDARY_FROM_L2.union(Secondary::WBINVD_EXITING);
+
+/// See [`SECONDARY_PASSED`]. I/O always exits and MSR accesses go by L1's merged bitmap.
+const PRIMARY_PASSED: Primary = Primary::HLT_EXITING
+    .union(Primary::INTERRUPT_WINDOW_EXITING)
+    .union(Primary::NMI_WINDOW_EXITING)
+    .union(Primary::INVLPG_EXITING)
+    .union(Primary::MWAIT_EXITING)
+    .union(Primary::RDPMC_EXITING)
+    .union(Primary::RDTSC_EXITING)
+    .union(Primary::CR3_LOAD_EXITING)
+    .union(Primary::CR3_STORE_EXITING)
+    .union(Primary::CR8_LOAD_EXITING)
+    .union(Primary::CR8_STORE_EXITING)
+    .union(Primary::MOV_DR_EXITING)
+    .union(Primary::MONITOR_TRAP_FLAG)
+    .union(Primary::MONITOR_EXITING)
+    .union(Primary::PAUSE_EXITING);
+
+const WINDOWS: Primary = Primary::INTERRUPT_WINDOW_EXITING.union(Primary::NMI_WINDOW_EXITING);
+
+/// Fields of vmcs23 that vmcs13 holds with the same value.
+const COPIED: FieldSet = LAZY.union(&FieldSet::of(&[
+    Field::GUEST_RIP,
+    Field::GUEST_RSP,
+    Field::GUEST_RFLAGS,
+    Field::GUEST_CR3,
+    Field::GUEST_CS_ACCESS_RIGHTS,
+    Field::GUEST_SS_ACCESS_RIGHTS,
+    Field::GUEST_INTERRUPTIBILITY_STATE,
+    Field::GUEST_ACTIVITY_STATE,
+]));
+
+const INJECTION: FieldSet = FieldSet::of(&[
+    Field::VM_ENTRY_INTERRUPTION_INFORMATION,
+    Field::VM_ENTRY_EXCEPTION_ERROR_CODE,
+    Field::VM_ENTRY_INSTRUCTION_LENGTH,
+]);
+const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
+    Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+    Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+    Field::TSC_OFFSET,
+]);
+const EXCEPTIONS: FieldSet =
+    FieldSet::of(&[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH]);
+const CR0: FieldSet = FieldSet::of(&[Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW]);
+const CR4: FieldSet = FieldSet::of(&[Field::GUEST_CR4, Field::CR4_GUEST_HOST_MASK, Field::CR4_READ_SHADOW]);
+const LOADED: FieldSet = FieldSet::of(&[
+    Field::VM_ENTRY_CONTROLS,
+    Field::PRIMARY_VM_EXIT_CONTROLS,
+    Field::GUEST_IA32_EFER,
+    Field::GUEST_IA32_PAT,
+    Field::GUEST_IA32_DEBUGCTL,
+    Field::GUEST_DR7,
+    Field::GUEST_CR0,
+]);
+
+const VALID: u64 = 1 << 31;
+const EFER_LONG_MODE: u64 = 1 << 8;
+const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
+const CR0_PG: u64 = 1 << 31;
+
+/// Counts what is written.
+struct Writer<'a, V> {
+    vmcs: &'a mut V,
+    count: u32,
+}
+
+impl<V: VmcsAccess> Writer<'_, V> {
+    #[inline]
+    fn write(&mut self, field: Field, value: u64) {
+        self.count += 1;
+        self.vmcs.write(field, value);
+    }
+}
+
+/// The primary controls of vmcs13. With `window` L1 itself waits for L3 to take an interrupt.
+#[must_use]
+pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
+    let wanted = primary_controls(vmcs23);
+    // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
+    outer.primary - WINDOWS | wanted & PRIMARY_PASSED
+}
+
+/// The secondary controls of vmcs13.
+#[must_use]
+pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
+    outer.secondary - SECONDARY_FROM_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
+}
+
+/// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
+///
+/// EPT pointer, MSR bitmap, VPID and timer are not fields of this function: what they hold is not made of vmcs23's
+/// value.
+#[inline]
+pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: impl FnOnce() -> Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
+    let changed = vmcs23.changed;
+    let mut writer = Writer { vmcs: vmcs13, count: 0 };
+    for field in changed.intersection(&COPIED).iter() {
+        writer.write(field, vmcs23.get(field));
+    }
+    let rest = changed.difference(&COPIED);
+    if !rest.is_empty() || !loads_everything(vmcs23) {
+        derived(vmcs23, &rest, outer, inherited, &mut writer);
+    }
+    vmcs23.changed = FieldSet::EMPTY;
+    writer.count
+}
+
+/// Whether each of EFER, PAT and the debug controls is loaded at every entry and saved at every exit, so that vmcs13 holds
+/// vmcs23's value as long as that does not change.
+#[inline]
+fn loads_everything(vmcs23: &Vmcs23) -> bool {
+    const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
+    const SAVE: PrimaryExit =
+        PrimaryExit::SAVE_DEBUG_CONTROLS.union(PrimaryExit::SAVE_IA32_PAT).union(PrimaryExit::SAVE_IA32_EFER);
+    entry_controls(vmcs23).contains(LOAD) && exit_controls(vmcs23).contains(SAVE)
+}
+
+fn entry_controls(vmcs23: &Vmcs23) -> Entry {
+    Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS))
+}
+
+fn exit_controls(vmcs23: &Vmcs23) -> PrimaryExit {
+    PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS))
+}
+
+#[inline(never)]
+fn derived<V: VmcsAccess>(
+    vmcs23: &Vmcs23,
+    changed: &FieldSet,
+    outer: &Outer,
+    inherited: impl FnOnce() -> Inherited,
+    writer: &mut Writer<'_, V>,
+) {
+    if changed.intersects(&INJECTION) && vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
+        for field in INJECTION.iter() {
+            writer.write(field, vmcs23.get(field));
+        }
+    }
+    if changed.intersects(&PROCESSOR_BASED) {
+        let controls = primary(vmcs23, outer);
+        writer.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
+        writer.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary(vmcs23, outer).bits().into());
+        let offsetting = primary_controls(vmcs23).contains(Primary::USE_TSC_OFFSETTING);
+        let offset = if offsetting { vmcs23.get(Field::TSC_OFFSET) } else { 0 };
+        writer.write(Field::TSC_OFFSET, outer.tsc_offset.wrapping_add(offset));
+    }
+    if changed.intersects(&EXCEPTIONS) {
+        exceptions(vmcs23, outer, writer);
+    }
+    if changed.intersects(&CR0) {
+        let seen = vmcs23.get(Field::GUEST_CR0);
+        let mask = vmcs23.get(Field::CR0_GUEST_HOST_MASK);
+        writer.write(Field::GUEST_CR0, (seen | outer.cr0_required) & outer.cr0_allowed);
+        writer.write(Field::CR0_GUEST_HOST_MASK, mask | outer.owned.cr0);
+        writer.write(Field::CR0_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR0_READ_SHADOW) & mask);
+    }
+    if changed.intersects(&CR4) {
+        let seen = vmcs23.get(Field::GUEST_CR4);
+        let mask = vmcs23.get(Field::CR4_GUEST_HOST_MASK);
+        writer.write(Field::GUEST_CR4, seen | outer.cr4_required);
+        writer.write(Field::CR4_GUEST_HOST_MASK, mask | outer.owned.cr4);
+        writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
+    }
+    if changed.intersects(&LOADED) || !loads_everything(vmcs23) {
+        loaded(vmcs23, outer, &inherited(), writer);
+    }
+}
+
+/// An exception exits if L1 or L2 wants it. Where L1 wants page faults it wants all of them; L2's mask and match are then
+/// applied in software (SDM 3C 24.6.3 "Exception Bitmap").
+fn exceptions<V: VmcsAccess>(vmcs23: &Vmcs23, outer: &Outer, writer: &mut Writer<'_, V>) {
+    const PAGE_FAULT: u32 = 1 << 14;
+    let ours = outer.exception_bitmap & PAGE_FAULT != 0;
+    let (mask, matching) = if ours {
+        (0, 0)
+    } else {
+        (vmcs23.get(Field::PAGE_FAULT_ERROR_CODE_MASK), vmcs23.get(Field::PAGE_FAULT_ERROR_CODE_MATCH))
+    };
+    writer.write(Field::EXCEPTION_BITMAP, (vmcs23.get_u32(Field::EXCEPTION_BITMAP) | outer.exception_bitmap).into());
+    writer.write(Field::PAGE_FAULT_ERROR_CODE_MASK, mask);
+    writer.write(Field::PAGE_FAULT_ERROR_CODE_MATCH, matching);
+}
+
+/// What a "load" control loads, or what L2 had where the control is 0 (SDM 3C 26.3.2.1 "Loading Guest Control Registers,
+/// Debug Registers, and MSRs").
+fn loaded<V: VmcsAccess>(vmcs23: &Vmcs23, outer: &Outer, inherited: &Inherited, writer: &mut Writer<'_, V>) {
+    let entry = entry_controls(vmcs23);
+    let long_mode = entry.contains(Entry::IA_32E_MODE_GUEST);
+    writer.write(Field::VM_ENTRY_CONTROLS, (outer.entry | entry & Entry::IA_32E_MODE_GUEST).bits().into());
+    let efer = if entry.contains(Entry::LOAD_IA32_EFER) {
+        vmcs23.get(Field::GUEST_IA32_EFER)
+    } else {
+        let active = if long_mode { EFER_LONG_MODE_ACTIVE } else { 0 };
+        let efer = inherited.efer & !EFER_LONG_MODE_ACTIVE | active;
+        // LME follows LMA if paging is on, and stays as it is if not.
+        if vmcs23.get(Field::GUEST_CR0) & CR0_PG == 0 {
+            efer
+        } else {
+            efer & !EFER_LONG_MODE | if long_mode { EFER_LONG_MODE } else { 0 }
+        }
+    };
+    writer.write(Field::GUEST_IA32_EFER, efer);
+    let pat = if entry.contains(Entry::LOAD_IA32_PAT) { vmcs23.get(Field::GUEST_IA32_PAT) } else { inherited.pat };
+    writer.write(Field::GUEST_IA32_PAT, pat);
+    let (debugctl, dr7) = if entry.contains(Entry::LOAD_DEBUG_CONTROLS) {
+        (vmcs23.get(Field::GUEST_IA32_DEBUGCTL), vmcs23.get(Field::GUEST_DR7))
+    } else {
+        (inherited.debugctl, inherited.dr7)
+    };
+    writer.write(Field::GUEST_IA32_DEBUGCTL, debugctl);
+    writer.write(Field::GUEST_DR7, dr7);
+}
+
+#[cfg(test)]
+mod tests;
