@@ -11,6 +11,7 @@
 //! | [`vmcs23`], [`field_set`] | the canonical copy of what L2 has written, and what changed in it |
 //! | [`merge`] | from vmcs12 and vmcs23 to vmcs13 |
 //! | [`reflect`], [`bitmap`] | whose exit it is |
+//! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
 //! | [`mode`] | hardware shadowing or software merging |
 #![no_std]
@@ -19,6 +20,7 @@
 extern crate std;
 
 pub mod bitmap;
+pub mod ept;
 pub mod exit;
 pub mod field_set;
 pub mod merge;
