@@ -23,6 +23,17 @@ pub enum EntryFailure {
     Valid(u32),
 }
 
+/// A VMCS of L1's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Region {
+    /// With which L2 runs.
+    Vmcs12,
+    /// With which L3 runs, merged from vmcs12 and the VMCS of L2 in this place of the cache.
+    Vmcs13(u8),
+    /// From which the processor answers L2's VMREADs and VMWRITEs of the VMCS in this place of the cache.
+    Shadow(u8),
+}
+
 /// The processor, with the VMCS of the guest current.
 pub trait Platform: VmcsAccess {
     /// Runs the guest until its next exit.
@@ -31,6 +42,12 @@ pub trait Platform: VmcsAccess {
     /// [`EntryFailure`]; the guest did not run.
     fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure>;
 
+    /// Makes a VMCS current. It is one that nothing was written to yet, or one that holds what was written before.
+    fn make_current(&mut self, region: Region);
+    /// VMCLEAR: the VMCS keeps its fields, is no longer launched and may be linked elsewhere. It must not be current.
+    fn clear(&mut self, region: Region);
+    /// INVEPT of all contexts.
+    fn invalidate_ept(&mut self);
     /// CPUID of the machine.
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult;
     /// The machine's time-stamp counter.

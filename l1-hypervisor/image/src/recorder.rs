@@ -115,6 +115,7 @@ pub fn finish(record: &mut Record, exit: &Exit, action: Action, injected: Option
     record.cost = u32::try_from(now.wrapping_sub(record.tsc)).unwrap_or(u32::MAX);
     let outcome = match action {
         Action::Complete | Action::Continue => RecordAction::Emulated,
+        Action::Reflect => RecordAction::Reflected,
         Action::Resume if injected.is_some() => RecordAction::Injected,
         Action::Resume => RecordAction::Resumed,
         Action::Inject(_) => RecordAction::Injected,

@@ -7,6 +7,7 @@ use vmcs::field::Field;
 use crate::exit::dispatch;
 use crate::exit::information::Exit;
 use crate::exit::{Action, End, EndText};
+use crate::nested;
 use crate::platform::{EntryFailure, Platform};
 use crate::recorder::{self, Recorder};
 use crate::vcpu::{Host, Vcpu};
@@ -19,13 +20,20 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
     }
     loop {
         if let Err(failure) = vcpu.platform.enter(&mut vcpu.context) {
+            if vcpu.runs_l3 {
+                nested::entry::refuse(vcpu);
+                if let Err(end) = vcpu.prepare_entry() {
+                    return end;
+                }
+                continue;
+            }
             return refused::<RECORD, P>(vcpu, recorder, failure);
         }
         let tsc = if RECORD { vcpu.platform.time_stamp_counter() } else { 0 };
         *exits = exits.wrapping_add(1);
         let mut exit = Exit::read(&mut vcpu.platform);
         let record = RECORD.then(|| recorder::begin(vcpu, &mut exit, tsc));
-        let action = dispatch::handle(vcpu, &mut exit);
+        let action = if vcpu.runs_l3 { nested::exit::handle(vcpu, &mut exit) } else { dispatch::handle(vcpu, &mut exit) };
         let result = vcpu.apply(&mut exit, action).and_then(|()| vcpu.prepare_entry());
         if let Some(mut record) = record {
             let now = vcpu.platform.time_stamp_counter();

@@ -6,6 +6,8 @@
 //! - the preemption timer ends the guest's run in time for the next deadline of a device and for looking whether the
 //!   host wants something.
 
+use alloc::boxed::Box;
+
 use l1_protocol::boot::BootInformation;
 use l1_protocol::end::EndReason;
 use vmcs::capability::Capabilities;
@@ -25,6 +27,7 @@ use crate::exit::information::Exit;
 use crate::exit::{Action, End, EndText};
 use crate::guest_memory::GuestMemory;
 use crate::guest_paging::PagingState;
+use crate::nested::{self, Nested};
 use crate::platform::Platform;
 use crate::vmcs12::Controls;
 
@@ -73,6 +76,12 @@ pub struct Vcpu<'m, P> {
     pub controls: Controls,
     /// CR8, which has no effect without a local APIC.
     pub task_priority: u8,
+    /// VMX for L2, if L2 is shown VMX.
+    pub nested: Option<Box<Nested>>,
+    /// Whether L3 runs: vmcs13 is current, and not vmcs12.
+    pub runs_l3: bool,
+    /// What is added to the time-stamp counter for L2.
+    pub tsc_offset: u64,
     clock: Clock,
     next_injection: Option<Injection>,
     has_injected: bool,
@@ -80,6 +89,7 @@ pub struct Vcpu<'m, P> {
     /// Counter value at which L1 must look at its devices or at the host.
     deadline: u64,
     deadline_is_stale: bool,
+    timer_is_stale: bool,
     timer_rate: u32,
     last_poll: u64,
     input_flows: bool,
@@ -97,7 +107,8 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         information: &BootInformation,
     ) -> Self {
         let start = platform.time_stamp_counter();
-        platform.write(Field::TSC_OFFSET, start.wrapping_neg());
+        let tsc_offset = start.wrapping_neg();
+        platform.write(Field::TSC_OFFSET, tsc_offset);
         let mut context = Context::new();
         let registers = &information.start;
         let general = [registers.rax, registers.rcx, registers.rdx, registers.rbx, 0, 0, registers.rsi, registers.rdi];
@@ -114,12 +125,16 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             capabilities,
             controls,
             task_priority: 0,
+            nested: None,
+            runs_l3: false,
+            tsc_offset,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
             has_injected: false,
             injected: Injection::new(InterruptionInformation(0), None),
             deadline: 0,
             deadline_is_stale: true,
+            timer_is_stale: false,
             last_poll: start,
             input_flows: false,
         }
@@ -129,6 +144,23 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     pub fn now(&mut self) -> u64 {
         let counter = self.platform.time_stamp_counter();
         self.clock.nanoseconds(counter)
+    }
+
+    /// The VMX-preemption timer of the current VMCS no longer says when the guest's run must end.
+    pub fn timer_changed(&mut self) {
+        self.timer_is_stale = true;
+    }
+
+    /// CR0 as the guest reads it: bits it does not own come from the read shadow.
+    pub fn seen_cr0(&mut self) -> u64 {
+        let mask = self.platform.read(Field::CR0_GUEST_HOST_MASK);
+        self.platform.read(Field::GUEST_CR0) & !mask | self.platform.read(Field::CR0_READ_SHADOW) & mask
+    }
+
+    /// CR4 as the guest reads it.
+    pub fn seen_cr4(&mut self) -> u64 {
+        let mask = self.platform.read(Field::CR4_GUEST_HOST_MASK);
+        self.platform.read(Field::GUEST_CR4) & !mask | self.platform.read(Field::CR4_READ_SHADOW) & mask
     }
 
     /// A device was touched: its next deadline may have changed.
@@ -255,7 +287,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
                 self.finish_instruction(exit);
                 Ok(())
             }
-            Action::Continue => Ok(()),
+            Action::Continue | Action::Reflect => Ok(()),
             Action::Resume => {
                 self.keep_interrupted_event(exit);
                 Ok(())
@@ -319,9 +351,15 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         let counter = self.platform.time_stamp_counter();
         if counter >= self.deadline || self.deadline_is_stale {
             self.service(counter)?;
+        } else if self.timer_is_stale {
+            self.arm_timer(counter);
         }
         if self.devices.interrupt_pending() {
-            self.offer_interrupt();
+            if self.runs_l3 {
+                nested::interrupt::offer(self);
+            } else {
+                self.offer_interrupt();
+            }
         }
         self.has_injected = self.next_injection.is_some();
         if let Some(injection) = self.next_injection.take() {
@@ -346,11 +384,32 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         let deadline = next_poll.min(next_event);
         self.deadline_is_stale = false;
         self.deadline = deadline;
+        self.arm_timer(counter);
+        Ok(())
+    }
+
+    /// Sets the VMX-preemption timer of the current VMCS for the next deadline, be it L1's or that of L2's timer.
+    fn arm_timer(&mut self, counter: u64) {
+        self.timer_is_stale = false;
+        let deadline = match &self.nested {
+            Some(nested) if self.runs_l3 => nested.timer().map_or(self.deadline, |timer| timer.min(self.deadline)),
+            _ => self.deadline,
+        };
         // The timer counts how often bit `rate` of the counter changes, and may not end before the deadline (SDM 3C
         // 26.5.1 "VMX-Preemption Timer").
         let ticks = (deadline >> self.timer_rate).saturating_sub(counter >> self.timer_rate) + 1;
         self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, ticks.min(u64::from(u32::MAX)));
-        Ok(())
+    }
+
+    /// L3's run ends before its first instruction, once the event that is to be injected has been delivered.
+    pub(crate) fn exit_at_once(&mut self) {
+        self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, 0);
+        self.timer_is_stale = true;
+    }
+
+    /// Whether an event waits for the next entry.
+    pub(crate) const fn has_injection(&self) -> bool {
+        self.next_injection.is_some()
     }
 
     fn poll_host(&mut self) -> Result<(), End> {
@@ -369,7 +428,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// Injects the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
     #[inline(never)]
-    fn offer_interrupt(&mut self) {
+    pub(crate) fn offer_interrupt(&mut self) {
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
         let interruptibility = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
         let activity = ActivityState(self.platform.read(Field::GUEST_ACTIVITY_STATE) as u32);

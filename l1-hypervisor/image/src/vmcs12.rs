@@ -216,7 +216,8 @@ fn write_controls(
     }
 }
 
-fn write_host_state(vmcs: &mut impl VmcsAccess, host: &HostState) {
+/// Writes the host-state area.
+pub fn write_host_state(vmcs: &mut impl VmcsAccess, host: &HostState) {
     let rows = [
         (Field::HOST_CR0, host.cr0),
         (Field::HOST_CR3, host.cr3),

@@ -65,14 +65,14 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             Action::Complete
         }
         (0, 2) => {
-            let value = seen_cr0(vcpu) & !CR0_TS;
+            let value = vcpu.seen_cr0() & !CR0_TS;
             write_cr0(vcpu, value)
         }
         (0, 3) => {
             // LMSW loads the low four bits and cannot clear PE.
             let low = CR0_PE | CR0_MP | CR0_EM | CR0_TS;
             let source = qualification >> 16 & low;
-            let value = seen_cr0(vcpu) & !(low & !CR0_PE) | source;
+            let value = vcpu.seen_cr0() & !(low & !CR0_PE) | source;
             write_cr0(vcpu, value)
         }
         // No other combination causes an exit (SDM 3C 26.1.3).
@@ -80,14 +80,8 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     }
 }
 
-/// CR0 as the guest reads it: bits L1 owns come from the read shadow.
-fn seen_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
-    let mask = vcpu.platform.read(Field::CR0_GUEST_HOST_MASK);
-    vcpu.platform.read(Field::GUEST_CR0) & !mask | vcpu.platform.read(Field::CR0_READ_SHADOW) & mask
-}
-
 fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let old = seen_cr0(vcpu);
+    let old = vcpu.seen_cr0();
     let cr4 = vcpu.platform.read(Field::GUEST_CR4);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     // Reserved bits among 31:0 are ignored, those above raise #GP (SDM 3A 2.5).

@@ -6,6 +6,7 @@ use vmcs::exit_reason::BasicExitReason as Reason;
 use super::information::Exit;
 use super::{Action, control_register, cpuid, debug_register, exception, halt, io, memory, msr, task_switch, time, xsetbv};
 use crate::context::register::RAX;
+use crate::nested;
 use crate::platform::{Platform, RandomSource};
 use crate::vcpu::Vcpu;
 
@@ -48,9 +49,10 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
         Reason::RDTSCP => time::handle_rdtscp(vcpu),
         // No performance counters are shown: every index is invalid.
         Reason::RDPMC => Action::GENERAL_PROTECTION,
-        Reason::VMCALL => vmcall(vcpu),
-        // VMX is not shown to the guest, so its instructions do not exist.
-        Reason::VMCLEAR
+        Reason::VMCALL if !nested::instruction::is_in_vmx_operation(vcpu) => vmcall(vcpu),
+        // Where L2 is shown no VMX these instructions do not exist for it.
+        Reason::VMCALL
+        | Reason::VMCLEAR
         | Reason::VMLAUNCH
         | Reason::VMPTRLD
         | Reason::VMPTRST
@@ -60,9 +62,8 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
         | Reason::VMXOFF
         | Reason::VMXON
         | Reason::INVEPT
-        | Reason::INVVPID
-        | Reason::VMFUNC
-        | Reason::GETSEC => Action::INVALID_OPCODE,
+        | Reason::INVVPID => nested::instruction::handle(vcpu, exit),
+        Reason::VMFUNC | Reason::GETSEC => Action::INVALID_OPCODE,
         // MONITOR and MWAIT are not shown either.
         Reason::MONITOR | Reason::MWAIT => Action::INVALID_OPCODE,
         Reason::CONTROL_REGISTER_ACCESS => control_register::handle(vcpu, exit),

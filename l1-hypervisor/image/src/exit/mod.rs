@@ -34,6 +34,8 @@ pub enum Action {
     Continue,
     /// Nothing of the guest changed: go on where it was.
     Resume,
+    /// The exit became one of the guest hypervisor, which goes on at its host RIP.
+    Reflect,
     /// Deliver an event at the instruction that exited.
     Inject(Injection),
     /// The run ends.

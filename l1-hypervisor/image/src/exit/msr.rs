@@ -122,6 +122,9 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
         Some(Emulation::ExtendedFeatures) => write_extended_features(vcpu, value),
         Some(Emulation::TimeStampCounter) => {
             let offset = value.wrapping_sub(vcpu.platform.time_stamp_counter());
+            // What L2 adds for L3 stays between the two.
+            let change = offset.wrapping_sub(vcpu.platform.read(Field::TSC_OFFSET));
+            vcpu.tsc_offset = vcpu.tsc_offset.wrapping_add(change);
             vcpu.platform.write(Field::TSC_OFFSET, offset);
             Action::Complete
         }

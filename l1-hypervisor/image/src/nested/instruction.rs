@@ -134,7 +134,7 @@ fn vmxon<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
     let (fixed0, fixed4) = (nested.offered.cr0_fixed(), nested.offered.cr4_fixed());
     let bad_cr0 = fixed0.required & !cr0 != 0 || cr0 & !fixed0.allowed != 0;
     let bad_cr4 = fixed4.required & !cr4 != 0 || cr4 & !fixed4.allowed != 0;
-    if bad_cr0 || bad_cr4 || !vcpu.allows_vmxon() {
+    if bad_cr0 || bad_cr4 || !crate::exit::msr::allows_vmxon(vcpu) {
         return Err(Action::GENERAL_PROTECTION);
     }
     let address = pointer(vcpu, exit)?;

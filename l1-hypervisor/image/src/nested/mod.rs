@@ -9,6 +9,7 @@
 pub mod entry;
 pub mod exit;
 pub mod instruction;
+pub mod interrupt;
 pub mod memory;
 pub mod operand;
 pub mod regions;

@@ -1,0 +1,161 @@
+//! VMLAUNCH and VMRESUME of L2: from L2 to L3.
+//!
+//! What always holds: vmcs23 is checked in L1's own copy, which L2 cannot reach, and the copy is what is merged. An entry
+//! that is refused leaves L2 as the SDM says: flags and an error number, or a VM exit with only reason and qualification
+//! changed. What the processor finds wrong with vmcs13 although L1 found nothing is unwound to the same.
+
+use core::cell::RefCell;
+
+use shadow::exit::ExitInformation;
+use shadow::field_set::FieldSet;
+use shadow::merge;
+use shadow::operation::{Machine as _, Reply};
+use shadow::reflect::{primary_controls, secondary_controls};
+use shadow::vmcs23::Vmcs23;
+use vmcs::controls::{PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
+use vmcs::entry_check::{self, EntryInstruction, Environment, LaunchState, Outcome, Violation};
+use vmcs::event::Interruptibility;
+use vmcs::field::Field;
+use vmcs::instruction_error::InstructionError;
+
+use super::regions::World;
+use super::{Nested, exit, inherited, outer, switch, vmcs13, with};
+use crate::exit::information::Exit;
+use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::platform::{Platform, Region};
+use crate::vcpu::Vcpu;
+use crate::verdict;
+
+/// VPID of L3; L2 has 1.
+pub const VPID: u64 = 2;
+
+/// Enters L3.
+///
+/// # Errors
+/// What the instruction reports if it fails. A failure that is a VM exit is no error: L2 goes on at its host RIP.
+pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Reply> {
+    let Some(slot) = nested.operation.current_slot() else { return Err(Reply::FailInvalid) };
+    if nested.operation.current().is_none_or(|vmcs23| vmcs23.is_shadow) {
+        return Err(Reply::FailInvalid);
+    }
+    if let Err(violation) = check(vcpu, nested, launch) {
+        return report(vcpu, nested, violation);
+    }
+    let inherited = inherited(vcpu);
+    let outer = outer(vcpu, nested);
+    let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
+    switch(vcpu, vmcs13(slot));
+    nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
+    merge::merge(vmcs23, &outer, || inherited, &mut vcpu.platform);
+    let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
+    let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
+        nested.composition.pointer(vmcs23.get(Field::EPT_POINTER))
+    } else {
+        nested.regions.constants.ept_pointer
+    };
+    let bitmap = primary.contains(Primary::USE_MSR_BITMAPS).then(|| vmcs23.get(Field::MSR_BITMAP));
+    nested.regions.set_ept_pointer(slot, &mut vcpu.platform, pointer);
+    nested.regions.merge_msr_bitmap(bitmap, &mut vcpu.memory);
+    if nested.composition.take_flush() {
+        vcpu.platform.invalidate_ept();
+    }
+    // L3's translations are tagged with a VPID of L1's whether or not L2 uses VPIDs; without them every entry and exit
+    // drops what is cached (SDM 3C 28.3.3.1 "Operations that Invalidate Cached Mappings").
+    if !secondary.contains(Secondary::ENABLE_VPID) {
+        vcpu.platform.invalidate_translations();
+    }
+    if launch {
+        vmcs23.launched = true;
+    }
+    nested.timer = preemption_timer(vcpu, vmcs23);
+    nested.primary12 = vcpu.controls.primary;
+    vcpu.controls.primary = merge::primary(vmcs23, &outer);
+    nested.running = Some(slot);
+    vcpu.runs_l3 = true;
+    vcpu.timer_changed();
+    Ok(())
+}
+
+/// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").
+fn preemption_timer<P: Platform>(vcpu: &mut Vcpu<'_, P>, vmcs23: &Vmcs23) -> Option<u64> {
+    shadow::exit::pin_based(vmcs23, PinBased::ACTIVATE_VMX_PREEMPTION_TIMER).then(|| {
+        let rate = vcpu.capabilities.misc().preemption_timer_rate();
+        let now = vcpu.platform.time_stamp_counter();
+        ((now >> rate) + vmcs23.get(Field::VMX_PREEMPTION_TIMER_VALUE)) << rate
+    })
+}
+
+/// The rules of VM entry, as far as something has changed since they were found to hold.
+fn check<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Violation> {
+    let slot = nested.operation.current_slot().unwrap_or(0);
+    let (current_vmcs, vmxon_pointer) = (nested.operation.current_pointer(), nested.operation.vmxon_pointer());
+    let Some(vmcs23) = nested.operation.current() else { return Ok(()) };
+    let mut world = World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut nested.regions };
+    world.pull(slot, vmcs23);
+    let interruptibility = Interruptibility::from_bits_retain(vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+    const EFER_LMA: u64 = 1 << 10;
+    let long_mode = vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0;
+    let platform = L2Platform(RefCell::new(&mut vcpu.memory));
+    let environment = Environment {
+        instruction: if launch { EntryInstruction::Vmlaunch } else { EntryInstruction::Vmresume },
+        launch_state: if vmcs23.launched { LaunchState::Launched } else { LaunchState::Clear },
+        blocking_by_mov_ss: interruptibility.contains(Interruptibility::BLOCKING_BY_MOV_SS),
+        current_vmcs,
+        current_vmcs_is_shadow: false,
+        vmxon_pointer,
+        long_mode,
+        debugctl: 3,
+        platform: &platform,
+        linear_address_masking: false,
+        restricted_transactional_memory: false,
+        bus_lock_detection: false,
+        software_guard_extensions: false,
+        ..verdict::environment(&mut vcpu.platform, &vcpu.features)
+    };
+    entry_check::check(vmcs23, &nested.offered, &environment)
+}
+
+/// L2's memory and MSRs, as the rules ask for them.
+struct L2Platform<'a, 'm>(RefCell<&'a mut GuestMemory<'m>>);
+
+impl entry_check::Platform for L2Platform<'_, '_> {
+    fn read_memory(&self, physical_address: u64) -> Option<u64> {
+        self.0.try_borrow_mut().ok().map(|mut memory| memory.read_u64(GuestPhysical(physical_address)))
+    }
+
+    fn accepts_msr(&self, _number: u32, _value: u64) -> bool {
+        true
+    }
+}
+
+/// What a broken rule leads to.
+fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: Violation) -> Result<(), Reply> {
+    match violation.outcome {
+        Outcome::VmfailInvalid => Err(Reply::FailInvalid),
+        Outcome::VmfailValid(error) => Err(nested.operation.fail(error)),
+        Outcome::EntryFailure { reason, qualification } => {
+            let information = ExitInformation { reason: reason.0, qualification, ..ExitInformation::default() };
+            exit::fail(vcpu, nested, &information);
+            Ok(())
+        }
+    }
+}
+
+/// The processor has refused vmcs13 before it loaded anything of L3: L2 sees its instruction fail.
+#[cold]
+pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
+    with(vcpu, |vcpu, nested| {
+        if let Some(vmcs23) = nested.operation.current() {
+            vmcs23.changed = FieldSet::ALL;
+            vmcs23.unchecked = FieldSet::ALL;
+        }
+        exit::back_to_l2(vcpu, nested);
+        switch(vcpu, Region::Vmcs12);
+        let reply = nested.operation.fail(InstructionError::VM_ENTRY_WITH_INVALID_CONTROL_FIELDS);
+        let rflags = vcpu.platform.read(Field::GUEST_RFLAGS) & !Reply::FLAGS | reply.flags();
+        vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
+        // vmcs12 still holds what its last exit, L2's VMLAUNCH or VMRESUME, has left.
+        let mut exit = Exit::read(&mut vcpu.platform);
+        vcpu.finish_instruction(&mut exit);
+    });
+}

@@ -1,0 +1,238 @@
+//! Exits of L3: L1 handles them, or they become exits to L2.
+
+use shadow::ept::{Access, Fault, Outcome};
+use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
+use shadow::reflect::{Decision, Facts, decide, secondary_controls};
+use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
+use vmcs::event::{EventType, InterruptionInformation};
+use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason};
+use vmcs::field::Field;
+use vmcs::instruction_information::{InstructionInformation, Operands};
+
+use super::memory::Outside;
+use super::{Nested, owned, switch, with};
+use crate::exit::information::Exit;
+use crate::exit::{Action, dispatch};
+use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::platform::{Platform, Region};
+use crate::vcpu::Vcpu;
+use crate::vmcs12::{real_cr0, real_cr4};
+
+const IA_32E_MODE_GUEST: u64 = 1 << 9;
+const EFER_LMA: u64 = 1 << 10;
+
+/// An exit of L3.
+pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+    if exit.reason.is_entry_failure() {
+        return with(vcpu, |vcpu, nested| late_failure(vcpu, nested, exit)).unwrap_or(Action::Continue);
+    }
+    let decided = with(vcpu, |vcpu, nested| {
+        let decision = decide_exit(vcpu, nested, exit);
+        if decision.reflect {
+            reflect(vcpu, nested, exit.reason);
+            return Some(Action::Reflect);
+        }
+        keep(vcpu, nested, exit)
+    });
+    match decided {
+        Some(Some(action)) => action,
+        // L1's own handlers work on the VMCS that is current, which is L3's.
+        Some(None) | None => dispatch::handle(vcpu, exit),
+    }
+}
+
+fn decide_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Decision {
+    let reason = exit.reason.basic();
+    match nested.operation.current() {
+        Some(vmcs23) => decide(reason, vmcs23, &mut ExitFacts { vcpu, exit }),
+        None => Decision { reflect: false, rule: 0 },
+    }
+}
+
+/// What the rules ask about an exit.
+struct ExitFacts<'a, 'm, P> {
+    vcpu: &'a mut Vcpu<'m, P>,
+    exit: &'a mut Exit,
+}
+
+impl<P: Platform> Facts for ExitFacts<'_, '_, P> {
+    fn qualification(&mut self) -> u64 {
+        self.exit.qualification(&mut self.vcpu.platform)
+    }
+
+    fn interruption(&mut self) -> InterruptionInformation {
+        InterruptionInformation(self.vcpu.platform.read(Field::VM_EXIT_INTERRUPTION_INFORMATION) as u32)
+    }
+
+    fn error_code(&mut self) -> u32 {
+        self.vcpu.platform.read(Field::VM_EXIT_INTERRUPTION_ERROR_CODE) as u32
+    }
+
+    fn general(&mut self, number: usize) -> u64 {
+        self.vcpu.operand(number)
+    }
+
+    fn field_register(&mut self) -> usize {
+        let information = self.vcpu.platform.read(Field::VM_EXIT_INSTRUCTION_INFORMATION) as u32;
+        match InstructionInformation(information).decode(self.exit.reason.basic()) {
+            Some(Operands::VmreadVmwrite { field, .. }) => field.number().into(),
+            _ => 0,
+        }
+    }
+
+    fn byte(&mut self, address: u64) -> u8 {
+        byte(&mut self.vcpu.memory, address)
+    }
+}
+
+fn byte(memory: &mut GuestMemory<'_>, address: u64) -> u8 {
+    let [byte] = memory.read_array::<1>(GuestPhysical(address));
+    byte
+}
+
+/// Exits that L1 keeps, and that need the state of nesting; `None` for all that its ordinary handlers do.
+fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Option<Action> {
+    match exit.reason.basic() {
+        Reason::EPT_VIOLATION | Reason::EPT_MISCONFIGURATION => ept(vcpu, nested, exit),
+        Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
+            let now = vcpu.platform.time_stamp_counter();
+            if nested.timer.is_some_and(|timer| now >= timer) {
+                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() });
+                return Some(Action::Reflect);
+            }
+            Some(Action::Resume)
+        }
+        _ => None,
+    }
+}
+
+/// EPT13 lacks an entry, or EPT23 forbids the access.
+fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Option<Action> {
+    let vmcs23 = nested.operation.current()?;
+    if !secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT) {
+        return None;
+    }
+    let pointer = vmcs23.get(Field::EPT_POINTER);
+    let address = vcpu.platform.read(Field::GUEST_PHYSICAL_ADDRESS);
+    let qualification = exit.qualification(&mut vcpu.platform);
+    let mut outside = Outside { memory: &mut vcpu.memory, base: nested.regions.constants.memory_base };
+    match nested.composition.fault(&mut outside, pointer, Access::new(address, qualification)) {
+        Outcome::Filled { .. } => {
+            if nested.composition.take_flush() {
+                vcpu.platform.invalidate_ept();
+            }
+            Some(Action::Resume)
+        }
+        Outcome::L2(fault) => {
+            let mut information = ExitInformation::read(&mut vcpu.platform, ExitReason(fault.exit_reason().0.into()));
+            information.qualification = fault.qualification();
+            if matches!(fault, Fault::Misconfiguration) {
+                information.guest_linear_address = None;
+            }
+            information.guest_physical_address = Some(address);
+            leave(vcpu, nested, &information);
+            Some(Action::Reflect)
+        }
+        Outcome::L1 { .. } => None,
+    }
+}
+
+/// The exit that has happened becomes L2's.
+fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
+    let information = ExitInformation::read(&mut vcpu.platform, reason);
+    leave(vcpu, nested, &information);
+}
+
+/// From L3 to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
+pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+    let owned = owned(vcpu);
+    let now = vcpu.platform.time_stamp_counter();
+    let rate = vcpu.capabilities.misc().preemption_timer_rate();
+    let timer = nested.timer;
+    let Some(vmcs23) = nested.operation.current() else { return };
+    let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
+    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept);
+    information.write(vmcs23);
+    let controls = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
+    if let Some(timer) = timer
+        && controls.contains(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE)
+    {
+        let left = (timer >> rate).saturating_sub(now >> rate).min(u64::from(u32::MAX));
+        vmcs23.record(Field::VMX_PREEMPTION_TIMER_VALUE, left);
+    }
+    let interruption = InterruptionInformation(information.interruption);
+    let by_nmi = Reason::EXCEPTION_OR_NMI == ExitReason(information.reason).basic()
+        && interruption.is_valid()
+        && interruption.event_type() == EventType::NMI;
+    let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
+    let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
+    let kept = kept(vcpu, vmcs23.get(Field::GUEST_CR0));
+    load(vcpu, nested, &kept, nmi_blocking);
+}
+
+/// A failed entry: L2's host state is loaded, and only the reason and the qualification change (SDM 3C 26.8).
+pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+    let Some(vmcs23) = nested.operation.current() else { return };
+    information.write(vmcs23);
+    let cr0 = vcpu.seen_cr0();
+    let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
+    let kept = kept(vcpu, cr0);
+    load(vcpu, nested, &kept, blocked);
+}
+
+/// The processor found vmcs13's guest state wrong although L1's checks did not.
+fn late_failure<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
+    let qualification = exit.qualification(&mut vcpu.platform);
+    let information = ExitInformation { reason: exit.reason.0, qualification, ..ExitInformation::default() };
+    if let Some(vmcs23) = nested.operation.current() {
+        vmcs23.changed = shadow::field_set::FieldSet::ALL;
+        vmcs23.unchecked = shadow::field_set::FieldSet::ALL;
+    }
+    back_to_l2(vcpu, nested);
+    switch(vcpu, Region::Vmcs12);
+    fail(vcpu, nested, &information);
+    Action::Reflect
+}
+
+fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr0: u64) -> Kept {
+    Kept { cr0, efer: vcpu.platform.read(Field::GUEST_IA32_EFER), pat: vcpu.platform.read(Field::GUEST_IA32_PAT) }
+}
+
+/// L1's own notes say that L2 runs again.
+pub fn back_to_l2<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
+    if nested.running.take().is_some() {
+        vcpu.controls.primary = nested.primary12;
+    }
+    nested.timer = None;
+    vcpu.runs_l3 = false;
+    vcpu.timer_changed();
+}
+
+/// Loads L2's host state into vmcs12.
+fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, nmi_blocking: bool) {
+    if nested.running.is_some() {
+        back_to_l2(vcpu, nested);
+        switch(vcpu, Region::Vmcs12);
+    }
+    let Some(vmcs23) = nested.operation.current() else { return };
+    let host = HostState::read(vmcs23, kept);
+    load_host_state(vmcs23, &host, nmi_blocking, &mut vcpu.platform);
+    let entry = u64::from(vcpu.controls.entry.bits());
+    let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
+    let rows = [
+        (Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0)),
+        (Field::CR0_READ_SHADOW, host.cr0),
+        (Field::GUEST_CR3, host.cr3),
+        (Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4)),
+        (Field::CR4_READ_SHADOW, host.cr4),
+        (Field::GUEST_IA32_EFER, host.efer),
+        (Field::GUEST_IA32_PAT, host.pat),
+        (Field::VM_ENTRY_CONTROLS, entry | mode),
+    ];
+    for (field, value) in rows {
+        vcpu.platform.write(field, value);
+    }
+    if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
+        vcpu.platform.invalidate_translations();
+    }
+}
