@@ -28,6 +28,7 @@ pub mod guest_paging;
 pub mod hardware;
 pub mod history;
 pub mod host_link;
+pub mod nested_profile;
 pub mod oracle;
 pub mod page_table;
 pub mod platform;

@@ -1,6 +1,7 @@
 //! Control-register accesses: writes of CR0 and CR4 that change a bit L1 owns, and CR3 and CR8 where the user asked for
 //! these exits.
 
+use vmcs::capability::Capabilities;
 use vmcs::field::Field;
 
 use super::Action;
@@ -65,14 +66,14 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             Action::Complete
         }
         (0, 2) => {
-            let value = seen_cr0(vcpu) & !CR0_TS;
+            let value = vcpu.seen_cr0() & !CR0_TS;
             write_cr0(vcpu, value)
         }
         (0, 3) => {
             // LMSW loads the low four bits and cannot clear PE.
             let low = CR0_PE | CR0_MP | CR0_EM | CR0_TS;
             let source = qualification >> 16 & low;
-            let value = seen_cr0(vcpu) & !(low & !CR0_PE) | source;
+            let value = vcpu.seen_cr0() & !(low & !CR0_PE) | source;
             write_cr0(vcpu, value)
         }
         // No other combination causes an exit (SDM 3C 26.1.3).
@@ -80,14 +81,8 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     }
 }
 
-/// CR0 as the guest reads it: bits L1 owns come from the read shadow.
-fn seen_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
-    let mask = vcpu.platform.read(Field::CR0_GUEST_HOST_MASK);
-    vcpu.platform.read(Field::GUEST_CR0) & !mask | vcpu.platform.read(Field::CR0_READ_SHADOW) & mask
-}
-
 fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let old = seen_cr0(vcpu);
+    let old = vcpu.seen_cr0();
     let cr4 = vcpu.platform.read(Field::GUEST_CR4);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     // Reserved bits among 31:0 are ignored, those above raise #GP (SDM 3A 2.5).
@@ -100,6 +95,9 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     let value = value & CR0_DEFINED | CR0_ET;
+    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value) {
+        return Action::GENERAL_PROTECTION;
+    }
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
     let paging_ends = value & CR0_PG == 0 && old & CR0_PG != 0;
     if paging_starts && efer & EFER_LME != 0 {
@@ -163,7 +161,11 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
     let cr3 = vcpu.platform.read(Field::GUEST_CR3);
     let long_mode = efer & EFER_LMA != 0;
     let pcid_starts = value & CR4_PCIDE != 0 && old & CR4_PCIDE == 0;
-    if value & !vcpu.features.cr4 != 0 || long_mode && value & CR4_PAE == 0 || pcid_starts && (!long_mode || cr3 & 0xfff != 0) {
+    let invalid = value & !vcpu.features.settable_cr4() != 0
+        || long_mode && value & CR4_PAE == 0
+        || pcid_starts && (!long_mode || cr3 & 0xfff != 0)
+        || !vcpu.vmx_operation_accepts(Capabilities::cr4_fixed, value);
+    if invalid {
         return Action::GENERAL_PROTECTION;
     }
     // A change of these bits with PAE paging loads the PDPTEs (SDM 3A 4.4.1 "PDPTE Registers").
