@@ -24,6 +24,7 @@ pub mod ept;
 pub mod exit;
 pub mod field_set;
 pub mod merge;
+pub mod capability;
 pub mod mode;
 pub mod operation;
 pub mod reflect;

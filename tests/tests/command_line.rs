@@ -101,6 +101,9 @@ fn contradicting_options() -> Result<(), Failed> {
     expect(&output(&["run", "hello", "--cpu", "zen"])?, 2, &["zen", "haswell"])?;
     expect(&output(&["run", "hello", "--machine", "kvm", "--cpu", "haswell"])?, 2, &["--cpu"])?;
     expect(&output(&["run", "hello", "--trace-out", "/nowhere/file", "--trace", "json"])?, 2, &["/nowhere/file"])?;
+    expect(&output(&["run", "hello", "--nested-caps", "full"])?, 2, &["--nested-caps", "--nested on"])?;
+    expect(&output(&["run", "hello", "--nested", "on", "--nested-caps", "none"])?, 2, &["none", "no-unrestricted-guest"])?;
+    expect(&output(&["run", "hello", "--shadow-fields", "all"])?, 2, &["--shadow-fields", "--nested on"])?;
     expect(&output(&["run", "hello", "--initrd", "/nowhere/initrd"])?, 2, &["/nowhere/initrd"])
 }
 

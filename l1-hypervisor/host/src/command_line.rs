@@ -68,6 +68,15 @@ pub struct RunArguments {
     /// How VMREAD and VMWRITE of a guest hypervisor are served
     #[arg(long, value_enum, default_value_t)]
     pub shadowing: ShadowingChoice,
+    /// Whether the guest has VMX, so that it can be a hypervisor itself
+    #[arg(long, value_enum, default_value_t)]
+    pub nested: NestedChoice,
+    /// What VMX the guest sees [default: full]
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub nested_caps: Option<NestedProfile>,
+    /// Which VMCS fields hardware shadowing serves [default: hot]
+    #[arg(long, value_enum, value_name = "FIELDS")]
+    pub shadow_fields: Option<ShadowFields>,
     /// What to do with exit records
     #[arg(long, value_enum, default_value_t)]
     pub trace: TraceChoice,
@@ -110,6 +119,9 @@ impl Default for RunArguments {
             cpu: None,
             memory: MEMORY,
             shadowing: ShadowingChoice::default(),
+            nested: NestedChoice::default(),
+            nested_caps: None,
+            shadow_fields: None,
             trace: TraceChoice::default(),
             trace_out: None,
             stats: false,
@@ -202,6 +214,72 @@ pub enum ShadowingChoice {
     Hardware,
     /// Each one exits
     Software,
+}
+
+/// Whether the guest has VMX.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum NestedChoice {
+    /// Built-in guests whose names begin with nested- have it
+    #[default]
+    Auto,
+    /// It has
+    On,
+    /// It has not
+    Off,
+}
+
+/// What VMX a guest sees, of what L1 can give on the processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum NestedProfile {
+    /// Everything
+    #[default]
+    Full,
+    /// No EPT, and so no unrestricted guest
+    NoEpt,
+    /// No unrestricted guest
+    NoUnrestrictedGuest,
+    /// No VPIDs
+    NoVpid,
+    /// About what the first processors with VMX had
+    Minimal,
+}
+
+impl NestedProfile {
+    /// Its number in the boot information.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Full => l1_protocol::boot::NESTED_PROFILE_FULL,
+            Self::NoEpt => l1_protocol::boot::NESTED_PROFILE_NO_EPT,
+            Self::NoUnrestrictedGuest => l1_protocol::boot::NESTED_PROFILE_NO_UNRESTRICTED_GUEST,
+            Self::NoVpid => l1_protocol::boot::NESTED_PROFILE_NO_VPID,
+            Self::Minimal => l1_protocol::boot::NESTED_PROFILE_MINIMAL,
+        }
+    }
+}
+
+/// Which VMCS fields of a guest hypervisor the hardware shadow VMCS serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ShadowFields {
+    /// Those that guest hypervisors access at most exits
+    #[default]
+    Hot,
+    /// Every one that it can
+    All,
+    /// None: each VMREAD and VMWRITE exits
+    None,
+}
+
+impl ShadowFields {
+    /// Its number in the boot information.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hot => l1_protocol::boot::SHADOW_FIELDS_HOT,
+            Self::All => l1_protocol::boot::SHADOW_FIELDS_ALL,
+            Self::None => l1_protocol::boot::SHADOW_FIELDS_NONE,
+        }
+    }
 }
 
 /// What to do with exit records.

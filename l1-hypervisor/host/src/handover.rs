@@ -1,6 +1,6 @@
 //! Puts together what L1 is handed: its own image, the boot information and the guest, as one range of memory.
 
-use l1_protocol::boot::{BootInformation, MODE_ORACLE, SEGMENTS, Segment};
+use l1_protocol::boot::{BootInformation, MODE_ORACLE, NESTED_ON, SEGMENTS, Segment};
 use l1_protocol::memory_map::{
     BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE,
     L1_MEMORY_MINIMUM, MEMORY_END, PAGE_SIZE,
@@ -23,6 +23,10 @@ pub struct Options {
     pub trace_mode: u32,
     /// One of `l1_protocol::boot::SHADOWING_…`.
     pub shadowing: u32,
+    /// Whether L2 has VMX, and then one of `l1_protocol::boot::NESTED_PROFILE_…`.
+    pub nested: Option<u32>,
+    /// One of `l1_protocol::boot::SHADOW_FIELDS_…`.
+    pub shadow_fields: u32,
     /// `l1_protocol::boot::INTERCEPT_…` bits.
     pub intercepts: u32,
     /// Exceptions that exit, a bit a vector.
@@ -164,6 +168,11 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
     information.machine = options.machine;
     information.trace_mode = options.trace_mode;
     information.shadowing = options.shadowing;
+    if let Some(profile) = options.nested {
+        information.nested = NESTED_ON;
+        information.nested_profile = profile;
+    }
+    information.shadow_fields = options.shadow_fields;
     information.intercepts = options.intercepts;
     information.exception_intercepts = options.exception_intercepts;
     information.report_capabilities = options.report_capabilities;

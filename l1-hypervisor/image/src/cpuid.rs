@@ -3,7 +3,11 @@
 //! What always holds: a feature is shown only if the guest can use it as the manual says, and everything else that
 //! depends on the feature (MSRs, CR4 bits, XCR0) follows from the same table. Rows that hide give the reason.
 
+use shadow::capability::{self, Profile};
+use vmcs::capability::Capabilities;
+
 use crate::platform::{CpuidResult, Platform};
+use crate::vmcs12::CR4_VMXE;
 
 /// Signature of the hypervisor leaf, in EBX, ECX, EDX.
 pub const SIGNATURE: [u8; 12] = *b"L1Hypervisor";
@@ -41,8 +45,8 @@ const fn bit(number: u32) -> u32 {
 const HIDDEN: &[Hidden] = &[
     // DTES64, MONITOR, DS-CPL: no debug store; MONITOR and MWAIT would let the guest sleep past L1.
     hidden(1, 0, Register::Ecx, bit(2) | bit(3) | bit(4)),
-    // VMX and SMX: nothing of the kind is given.
-    hidden(1, 0, Register::Ecx, bit(5) | bit(6)),
+    // SMX: nothing of the kind is given. VMX, bit 5, is hidden where `Features::offered` is `None`.
+    hidden(1, 0, Register::Ecx, bit(6)),
     // Enhanced SpeedStep, TM2, SDBG, xTPR, PDCM: their MSRs are not given.
     hidden(1, 0, Register::Ecx, bit(7) | bit(8) | bit(11) | bit(14) | bit(15)),
     // DCA, x2APIC, TSC-deadline: no APIC.
@@ -119,6 +123,8 @@ const CONTROL_BITS: &[ControlBit] = &[
 const CR4_OSXSAVE: u64 = 1 << 18;
 const OSXSAVE_SHOWN: u32 = bit(27);
 const HYPERVISOR_PRESENT: u32 = bit(31);
+/// CPUID.1:ECX[5].
+const VMX_SHOWN: u32 = bit(5);
 
 /// What the guest is given, worked out once.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +133,7 @@ pub struct Features {
     extended_leaves: u32,
     invpcid: bool,
     rdtscp: bool,
-    /// CR4 bits the guest may set.
+    /// CR4 bits the guest may set and owns: a write of them does not exit. See [`Self::settable_cr4`].
     pub cr4: u64,
     /// XCR0 bits the guest may set; 0 without XSAVE.
     pub extended_control: u64,
@@ -137,6 +143,8 @@ pub struct Features {
     pub gigabyte_pages: bool,
     /// Width of a physical address in bits.
     pub physical_address_width: u32,
+    /// The capability MSRs that the guest reads; `None` if it has no VMX.
+    pub offered: Option<Capabilities>,
 }
 
 const EFER_SYSCALL: u64 = 1 << 0;
@@ -157,6 +165,7 @@ impl Features {
             efer: EFER_SYSCALL | EFER_LONG_MODE | EFER_LONG_MODE_ACTIVE,
             gigabyte_pages: false,
             physical_address_width: 36,
+            offered: None,
         };
         for control in CONTROL_BITS {
             if select(features.answer(platform, control.leaf, 0, 0), control.register) & control.feature != 0 {
@@ -176,6 +185,17 @@ impl Features {
             features.physical_address_width = platform.cpuid(0x8000_0008, 0).eax & 0xff;
         }
         features
+    }
+
+    /// Gives the guest the VMX of `profile`, as far as the processor has it.
+    pub fn offer_vmx(&mut self, real: &Capabilities, profile: Profile) {
+        self.offered = capability::offered(real, profile, self.cr4);
+    }
+
+    /// CR4 bits the guest may set: those it owns, and VMXE with VMX. VMXE is always 1 in the real CR4, so it stays L1's.
+    #[must_use]
+    pub const fn settable_cr4(&self) -> u64 {
+        if self.offered.is_some() { self.cr4 | CR4_VMXE } else { self.cr4 }
     }
 
     /// What the guest gets for a leaf. `cr4` is the CR4 it has set, which shows in leaf 1 only.
@@ -216,6 +236,9 @@ impl Features {
             (1, _) => {
                 let shown = if cr4 & CR4_OSXSAVE != 0 { OSXSAVE_SHOWN } else { 0 };
                 answer.ecx = answer.ecx & !OSXSAVE_SHOWN | shown | HYPERVISOR_PRESENT;
+                if self.offered.is_none() {
+                    answer.ecx &= !VMX_SHOWN;
+                }
                 // One logical processor with the initial APIC identifier 0.
                 answer.ebx = answer.ebx & 0xffff | 1 << 16;
             }

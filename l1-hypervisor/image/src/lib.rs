@@ -29,6 +29,7 @@ pub mod hardware;
 pub mod history;
 pub mod host_link;
 pub mod nested;
+pub mod nested_profile;
 pub mod oracle;
 pub mod page_table;
 pub mod platform;

@@ -36,6 +36,7 @@ use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
+use crate::nested_profile::nested_profile;
 use crate::oracle;
 use crate::run::run;
 use crate::vcpu::Vcpu;
@@ -242,11 +243,12 @@ fn host_guest(
     }
     let controls = Controls::new(capabilities, information.intercepts);
     let secondary = controls.secondary;
-    let features = Features::new(
+    let mut features = Features::new(
         &mut platform,
         secondary.contains(SecondaryProcessorBased::ENABLE_INVPCID),
         secondary.contains(SecondaryProcessorBased::ENABLE_RDTSCP),
     );
+    features.offer_vmx(capabilities, nested_profile(information));
     let structures = build_structures(capabilities, information);
     let Some(recorder) = RECORDER.take() else { panic!("the recorder is taken twice") };
     let mut link = HostLink::new(channel, information.machine);

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 
 use l1_protocol::boot::BootInformation;
 use l1_protocol::end::EndReason;
-use vmcs::capability::Capabilities;
+use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
     ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, external_interrupt_allowed, reinjection,
@@ -29,7 +29,7 @@ use crate::guest_memory::GuestMemory;
 use crate::guest_paging::PagingState;
 use crate::nested::{self, Nested};
 use crate::platform::Platform;
-use crate::vmcs12::Controls;
+use crate::vmcs12::{CR0_HOST_OWNED, Controls};
 
 /// How often L1 looks at least whether the host wants something, in parts of a second.
 const HOST_POLLS_PER_SECOND: u64 = 20;
@@ -82,6 +82,8 @@ pub struct Vcpu<'m, P> {
     pub runs_l3: bool,
     /// What is added to the time-stamp counter for L2.
     pub tsc_offset: u64,
+    /// Whether the guest is in VMX operation; [`Self::set_vmx_operation`] changes it.
+    vmx_operation: bool,
     clock: Clock,
     next_injection: Option<Injection>,
     has_injected: bool,
@@ -128,6 +130,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             nested: None,
             runs_l3: false,
             tsc_offset,
+            vmx_operation: false,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
             has_injected: false,
@@ -138,6 +141,36 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             last_poll: start,
             input_flows: false,
         }
+    }
+
+    /// Whether the guest is in VMX operation, after VMXON and before VMXOFF.
+    pub const fn in_vmx_operation(&self) -> bool {
+        self.vmx_operation
+    }
+
+    /// The guest enters or leaves VMX operation. Inside, the bits of CR0 that VMX operation fixes are L1's, so that a write that
+    /// breaks them exits and raises #GP (SDM 3C 24.8 "Restrictions on VMX Operation"); those of CR4 always are.
+    pub fn set_vmx_operation(&mut self, inside: bool) {
+        self.vmx_operation = inside;
+        let fixed = match &self.features.offered {
+            Some(offered) if inside => offered.cr0_fixed().required,
+            _ => 0,
+        };
+        // What the guest reads of a bit does not change when it becomes L1's.
+        let seen = self.seen_cr0();
+        self.platform.write(Field::CR0_READ_SHADOW, seen);
+        self.platform.write(Field::CR0_GUEST_HOST_MASK, CR0_HOST_OWNED | fixed);
+    }
+
+    /// CR0 as the guest reads it: bits L1 owns come from the read shadow.
+    pub fn seen_cr0(&mut self) -> u64 {
+        let mask = self.platform.read(Field::CR0_GUEST_HOST_MASK);
+        self.platform.read(Field::GUEST_CR0) & !mask | self.platform.read(Field::CR0_READ_SHADOW) & mask
+    }
+
+    /// Whether VMX operation, if the guest is in it, allows `value` in the control register whose fixed bits `fixed` gives.
+    pub fn vmx_operation_accepts(&self, fixed: fn(&Capabilities) -> AllowedSettings, value: u64) -> bool {
+        !self.vmx_operation || self.features.offered.as_ref().is_none_or(|offered| fixed(offered).accepts(value))
     }
 
     /// Nanoseconds since the guest started.

@@ -103,7 +103,7 @@ pub const CR0_PG: u64 = Cr0::CR0_ENABLE_PAGING.bits() as u64;
 pub const CR4_PAE: u64 = Cr4::CR4_ENABLE_PAE.bits() as u64;
 /// XSETBV and XGETBV work.
 pub const CR4_OSXSAVE: u64 = Cr4::CR4_ENABLE_OS_XSAVE.bits() as u64;
-/// VMX enable: always 1 in the real CR4, 0 in what L2 reads.
+/// VMX enable: always 1 in the real CR4. L2 reads what it wrote, which is 0 where it has no VMX.
 pub const CR4_VMXE: u64 = Cr4::CR4_ENABLE_VMX.bits() as u64;
 
 impl Controls {

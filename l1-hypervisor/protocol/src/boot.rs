@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// `L1BOOTIN`, read as a little-endian number.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"L1BOOTIN");
 /// Version of everything in this crate; raised with every change that an older image or host would misread.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The most pieces an L2 guest can be made of.
 pub const SEGMENTS: usize = 32;
 
@@ -39,6 +39,29 @@ pub const SHADOWING_AUTO: u32 = 0;
 pub const SHADOWING_HARDWARE: u32 = 1;
 /// `shadowing`: every VMREAD and VMWRITE of a guest hypervisor exits.
 pub const SHADOWING_SOFTWARE: u32 = 2;
+
+/// `nested`: L2 has no VMX.
+pub const NESTED_OFF: u32 = 0;
+/// `nested`: L2 has VMX, as `nested_profile` says.
+pub const NESTED_ON: u32 = 1;
+
+/// `nested_profile`: everything that L1 can give.
+pub const NESTED_PROFILE_FULL: u32 = 0;
+/// `nested_profile`: no EPT, and so no unrestricted guest.
+pub const NESTED_PROFILE_NO_EPT: u32 = 1;
+/// `nested_profile`: no unrestricted guest.
+pub const NESTED_PROFILE_NO_UNRESTRICTED_GUEST: u32 = 2;
+/// `nested_profile`: no VPIDs.
+pub const NESTED_PROFILE_NO_VPID: u32 = 3;
+/// `nested_profile`: about what the first processors with VMX had.
+pub const NESTED_PROFILE_MINIMAL: u32 = 4;
+
+/// `shadow_fields`: the hardware shadow VMCS serves the fields that guest hypervisors access at most exits.
+pub const SHADOW_FIELDS_HOT: u32 = 0;
+/// `shadow_fields`: it serves every field that it can.
+pub const SHADOW_FIELDS_ALL: u32 = 1;
+/// `shadow_fields`: it serves none, so that every VMREAD and VMWRITE exits.
+pub const SHADOW_FIELDS_NONE: u32 = 2;
 
 /// `report_capabilities`: nothing.
 pub const REPORT_NOTHING: u32 = 0;
@@ -120,6 +143,14 @@ pub struct BootInformation {
     pub report_capabilities: u32,
     /// One of the `MODE_…` constants.
     pub mode: u32,
+    /// One of the `NESTED_…` constants that are no profile: whether L2 has VMX.
+    pub nested: u32,
+    /// One of the `NESTED_PROFILE_…` constants; counts only with [`NESTED_ON`].
+    pub nested_profile: u32,
+    /// One of the `SHADOW_FIELDS_…` constants; counts only where hardware VMCS shadowing is used.
+    pub shadow_fields: u32,
+    /// Zero; keeps what follows aligned.
+    pub reserved: u32,
     /// [`MODE_ORACLE`]: the seed of the cases.
     pub oracle_seed: u64,
     /// [`MODE_ORACLE`]: number of the first case.
@@ -246,6 +277,10 @@ impl BootInformation {
         known("shadowing", self.shadowing, SHADOWING_AUTO..=SHADOWING_SOFTWARE)?;
         known("report_capabilities", self.report_capabilities, REPORT_NOTHING..=REPORT_FIELDS)?;
         known("mode", self.mode, MODE_GUEST..=MODE_ORACLE)?;
+        known("nested", self.nested, NESTED_OFF..=NESTED_ON)?;
+        known("nested_profile", self.nested_profile, NESTED_PROFILE_FULL..=NESTED_PROFILE_MINIMAL)?;
+        known("shadow_fields", self.shadow_fields, SHADOW_FIELDS_HOT..=SHADOW_FIELDS_NONE)?;
+        known("reserved", self.reserved, 0..=0)?;
         known("start.mode", self.start.mode, crate::guest::START_REAL_MODE..=crate::guest::START_LONG_MODE)?;
         // Time for L2 is computed by dividing by it.
         known("tsc_frequency", u32::from(self.tsc_frequency < 1_000_000), 0..=0)
@@ -319,6 +354,10 @@ mod tests {
         assert!(matches!(verdict(|i| i.tsc_frequency = 0), Err(E::Choice { what: "tsc_frequency", .. })));
         assert!(matches!(verdict(|i| i.report_capabilities = 3), Err(E::Choice { what: "report_capabilities", .. })));
         assert!(matches!(verdict(|i| i.mode = 2), Err(E::Choice { what: "mode", .. })));
+        assert_eq!(verdict(|i| i.nested = 2), Err(E::Choice { what: "nested", value: 2 }));
+        assert_eq!(verdict(|i| i.nested_profile = 5), Err(E::Choice { what: "nested_profile", value: 5 }));
+        assert_eq!(verdict(|i| i.shadow_fields = 3), Err(E::Choice { what: "shadow_fields", value: 3 }));
+        assert_eq!(verdict(|i| i.reserved = 1), Err(E::Choice { what: "reserved", value: 1 }));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod doctor;
 pub mod explain;
 pub mod guests;
+pub mod nested;
 pub mod oracle;
 mod register_bits;
 pub mod run;

@@ -14,7 +14,8 @@ use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::built_in;
-use crate::command_line::{Intercept, MachineChoice, RunArguments, ShadowingChoice, TraceChoice};
+use crate::command::nested;
+use crate::command_line::{Intercept, MachineChoice, NestedProfile, RunArguments, ShadowingChoice, TraceChoice};
 use crate::handover::{self, HandoverError};
 use crate::loader::{self, GuestFormat, Initrd, LoadError, LoadOptions, LoadedGuest};
 use crate::logging::{self, EventFormat};
@@ -166,6 +167,8 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     })?;
 
     handover::check_memory(arguments.memory)?;
+    // Before a machine is looked for: options that contradict each other do so everywhere.
+    nested::profile(arguments)?;
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
     let target = choose_machine(arguments)?;
@@ -242,6 +245,8 @@ pub fn options(target: Target, arguments: &RunArguments, trace_mode: u32) -> Res
             ShadowingChoice::Hardware => boot::SHADOWING_HARDWARE,
             ShadowingChoice::Software => boot::SHADOWING_SOFTWARE,
         },
+        nested: nested::profile(arguments)?.map(NestedProfile::number),
+        shadow_fields: arguments.shadow_fields.unwrap_or_default().number(),
         intercepts: arguments.intercept.iter().copied().map(Intercept::bit).fold(0, |bits, bit| bits | bit),
         exception_intercepts: arguments.intercept_exceptions.iter().fold(0, |bits, vector| bits | 1 << vector),
         report_capabilities: boot::REPORT_NOTHING,

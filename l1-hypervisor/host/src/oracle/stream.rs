@@ -92,6 +92,8 @@ pub fn run(model: &Model, cases: OracleCases, mut take: impl FnMut(Item)) -> Res
         machine: boot::MACHINE_BOCHS,
         trace_mode: boot::TRACE_OFF,
         shadowing: boot::SHADOWING_AUTO,
+        nested: None,
+        shadow_fields: boot::SHADOW_FIELDS_HOT,
         intercepts: 0,
         exception_intercepts: 0,
         report_capabilities: l1_protocol::boot::REPORT_CAPABILITIES,

@@ -1,6 +1,7 @@
 //! Control-register accesses: writes of CR0 and CR4 that change a bit L1 owns, and CR3 and CR8 where the user asked for
 //! these exits.
 
+use vmcs::capability::Capabilities;
 use vmcs::field::Field;
 
 use super::Action;
@@ -94,6 +95,9 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     let value = value & CR0_DEFINED | CR0_ET;
+    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value) {
+        return Action::GENERAL_PROTECTION;
+    }
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
     let paging_ends = value & CR0_PG == 0 && old & CR0_PG != 0;
     if paging_starts && efer & EFER_LME != 0 {
@@ -157,7 +161,11 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
     let cr3 = vcpu.platform.read(Field::GUEST_CR3);
     let long_mode = efer & EFER_LMA != 0;
     let pcid_starts = value & CR4_PCIDE != 0 && old & CR4_PCIDE == 0;
-    if value & !vcpu.features.cr4 != 0 || long_mode && value & CR4_PAE == 0 || pcid_starts && (!long_mode || cr3 & 0xfff != 0) {
+    let invalid = value & !vcpu.features.settable_cr4() != 0
+        || long_mode && value & CR4_PAE == 0
+        || pcid_starts && (!long_mode || cr3 & 0xfff != 0)
+        || !vcpu.vmx_operation_accepts(Capabilities::cr4_fixed, value);
+    if invalid {
         return Action::GENERAL_PROTECTION;
     }
     // A change of these bits with PAE paging loads the PDPTEs (SDM 3A 4.4.1 "PDPTE Registers").

@@ -3,11 +3,14 @@
 //! What always holds: an MSR that is neither in this table nor passed through does not exist for the guest and raises
 //! #GP, whatever the machine has.
 
+use core::ops::RangeInclusive;
+
 use vmcs::field::Field;
 use vmcs::msr;
 
 use super::Action;
 use crate::context::register::{RAX, RCX, RDX};
+use crate::fitness::feature_control;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
@@ -25,6 +28,10 @@ enum Emulation {
     ExtendedFeatures,
     /// IA32_TIME_STAMP_COUNTER.
     TimeStampCounter,
+    /// IA32_FEATURE_CONTROL: as firmware leaves it, locked, with VMXON allowed where the guest has VMX. So writes raise #GP.
+    FeatureControl,
+    /// A capability MSR: what the guest is offered, if it has VMX and if that MSR follows from the others; read-only.
+    Capability,
 }
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
@@ -57,8 +64,7 @@ const EFER_LMA: u64 = 1 << 10;
 const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_TIME_STAMP_COUNTER, Emulation::TimeStampCounter),
     (PLATFORM_ID, Emulation::Constant(0)),
-    // Locked, and VMXON allowed nowhere: CPUID shows no VMX.
-    (msr::IA32_FEATURE_CONTROL, Emulation::Constant(1)),
+    (msr::IA32_FEATURE_CONTROL, Emulation::FeatureControl),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
     (msr::IA32_SYSENTER_ESP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_ESP, accepts: is_canonical }),
@@ -70,7 +76,13 @@ const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_EFER, Emulation::ExtendedFeatures),
 ];
 
+/// The capability MSRs, which need no row each.
+const CAPABILITIES: RangeInclusive<u32> = msr::IA32_VMX_BASIC..=msr::IA32_VMX_EXIT_CTLS2;
+
 fn find(index: u32) -> Option<Emulation> {
+    if CAPABILITIES.contains(&index) {
+        return Some(Emulation::Capability);
+    }
     TABLE.iter().find(|(number, _)| *number == index).map(|&(_, emulation)| emulation)
 }
 
@@ -101,6 +113,14 @@ pub fn handle_read<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
             let offset = vcpu.platform.read(Field::TSC_OFFSET);
             vcpu.platform.time_stamp_counter().wrapping_add(offset)
         }
+        Some(Emulation::FeatureControl) => {
+            let vmxon_allowed = if vcpu.features.offered.is_some() { feature_control::VMX_OUTSIDE_SMX } else { 0 };
+            feature_control::LOCKED | vmxon_allowed
+        }
+        Some(Emulation::Capability) => match vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index)) {
+            Some(value) => value,
+            None => return Action::GENERAL_PROTECTION,
+        },
         None => return Action::GENERAL_PROTECTION,
     };
     vcpu.context.general[RAX] = value & 0xffff_ffff;
@@ -128,7 +148,9 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
             vcpu.platform.write(Field::TSC_OFFSET, offset);
             Action::Complete
         }
-        Some(Emulation::InField { .. } | Emulation::Constant(_)) | None => Action::GENERAL_PROTECTION,
+        Some(Emulation::InField { .. } | Emulation::Constant(_) | Emulation::FeatureControl | Emulation::Capability) | None => {
+            Action::GENERAL_PROTECTION
+        }
     }
 }
 
@@ -187,7 +209,8 @@ mod tests {
     #[test]
     fn the_table_is_in_order_and_shares_nothing_with_what_is_passed_through() {
         assert!(TABLE.is_sorted_by_key(|(index, _)| *index));
-        assert!(TABLE.iter().all(|(index, _)| !PASSED_THROUGH.contains(index)));
+        assert!(TABLE.iter().all(|(index, _)| !PASSED_THROUGH.contains(index) && !CAPABILITIES.contains(index)));
+        assert!(PASSED_THROUGH.iter().chain(READ_THROUGH).all(|index| !CAPABILITIES.contains(index)));
         assert!(READ_THROUGH.iter().all(|index| find(*index).is_some()), "writes need an emulation");
     }
 

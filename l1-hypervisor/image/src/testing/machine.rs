@@ -1,6 +1,6 @@
 //! A guest on the processor of the tests: memory, host, and a VMCS that `vmcs12` has set up.
 
-use l1_protocol::boot::BootInformation;
+use l1_protocol::boot::{self, BootInformation};
 use l1_protocol::guest::{START_LONG_MODE, START_REAL_MODE};
 use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::Field;
@@ -14,6 +14,7 @@ use crate::exit::dispatch;
 use crate::exit::information::Exit;
 use crate::exit::{Action, End};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::nested_profile::nested_profile;
 use crate::platform::CpuidResult;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{self, Controls, HostState, Structures};
@@ -63,6 +64,13 @@ impl Machine {
         Self::new(START_LONG_MODE)
     }
 
+    /// A guest in 64-bit mode that has VMX.
+    pub(crate) fn hypervisor() -> Self {
+        let mut machine = Self::long_mode();
+        machine.information.nested = boot::NESTED_ON;
+        machine
+    }
+
     /// The virtual processor, ready for its first entry.
     pub(crate) fn vcpu(&mut self) -> TestVcpu<'_> {
         let capabilities = capabilities();
@@ -71,11 +79,12 @@ impl Machine {
         platform.tsc = TSC_START;
         let controls = Controls::new(&capabilities, self.information.intercepts);
         let offers = |control| controls.secondary.contains(control);
-        let features = Features::new(
+        let mut features = Features::new(
             &mut platform,
             offers(SecondaryProcessorBased::ENABLE_INVPCID),
             offers(SecondaryProcessorBased::ENABLE_RDTSCP),
         );
+        features.offer_vmx(&capabilities, nested_profile(&self.information));
         let host = HostState {
             cr0: 0x8000_0031,
             cr3: 0x10_0000,

@@ -173,6 +173,8 @@ fn l1_hosts_a_guest_or_the_reason_is_told() {
         machine: boot::MACHINE_KVM,
         trace_mode: boot::TRACE_OFF,
         shadowing: boot::SHADOWING_AUTO,
+        nested: None,
+        shadow_fields: boot::SHADOW_FIELDS_HOT,
         intercepts: 0,
         exception_intercepts: 0,
         report_capabilities: l1_protocol::boot::REPORT_NOTHING,

@@ -21,6 +21,7 @@ const MP: u64 = 1 << 1;
 const PE: u64 = 1 << 0;
 const PAE: u64 = 1 << 5;
 const PGE: u64 = 1 << 7;
+const VMXE: u64 = 1 << 13;
 const PCIDE: u64 = 1 << 17;
 const LME: u64 = 1 << 8;
 const LMA: u64 = 1 << 10;
@@ -248,6 +249,53 @@ fn cr4() {
         assert_eq!(seen(&vcpu, 4), if taken { value } else { before }, "{why}");
         assert_eq!(vcpu.get(Field::GUEST_CR4) >> 13 & 1, 1, "the real VMXE stays");
     }
+}
+
+#[test]
+fn vmxe_goes_on_and_off_outside_vmx_operation() {
+    let mut machine = Machine::hypervisor();
+    let mut vcpu = machine.vcpu();
+    for value in [PAE | VMXE, PAE, PAE | VMXE | PGE] {
+        assert_eq!(write(&mut vcpu, 4, value), Action::Complete, "{value:#x}");
+        assert_eq!(seen(&vcpu, 4), value);
+        assert_eq!(vcpu.get(Field::GUEST_CR4) & VMXE, VMXE, "the real VMXE stays");
+    }
+    assert_eq!(write(&mut vcpu, 4, PAE | VMXE | 1 << 14), GP, "SMXE: no SMX");
+}
+
+/// SDM 3C 24.8 "Restrictions on VMX Operation".
+#[test]
+fn bits_that_vmx_operation_fixes() {
+    let mut machine = Machine::hypervisor();
+    let mut vcpu = machine.vcpu();
+    assert_eq!(write(&mut vcpu, 0, PG | PE | NE | WP), Action::Complete);
+    assert_eq!(write(&mut vcpu, 4, PAE | VMXE), Action::Complete);
+    // The guest owns TS and sets it without an exit.
+    let real = vcpu.get(Field::GUEST_CR0);
+    vcpu.set(Field::GUEST_CR0, real | TS);
+    let before = seen(&vcpu, 0);
+    vcpu.set_vmx_operation(true);
+    assert!(vcpu.in_vmx_operation());
+    assert_eq!(seen(&vcpu, 0), before, "entering VMX operation changes nothing");
+    let mask = vcpu.get(Field::CR0_GUEST_HOST_MASK);
+    assert_eq!(mask & (PG | PE | NE | TS), PG | PE | NE, "a write that breaks a fixed bit exits");
+
+    for (register, value, taken, why) in [
+        (0, PG | PE | NE | WP | TS, true, "free bits"),
+        (0, PG | PE | WP, false, "NE"),
+        (0, PE | NE, false, "PG"),
+        (4, PAE, false, "VMXE"),
+        (4, PAE | VMXE | PGE, true, "free bits"),
+    ] {
+        let before = seen(&vcpu, register as u8);
+        assert_eq!(write(&mut vcpu, register, value), if taken { Action::Complete } else { GP }, "{why}");
+        assert_eq!(seen(&vcpu, register as u8), if taken { value | if register == 0 { ET } else { 0 } } else { before }, "{why}");
+    }
+
+    vcpu.set_vmx_operation(false);
+    assert_eq!(vcpu.get(Field::CR0_GUEST_HOST_MASK) & (PG | PE), 0);
+    assert_eq!(write(&mut vcpu, 0, PG | PE), Action::Complete);
+    assert_eq!(write(&mut vcpu, 4, PAE), Action::Complete);
 }
 
 #[test]

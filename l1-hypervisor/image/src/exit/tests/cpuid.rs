@@ -70,6 +70,17 @@ fn of_a_processor_with_everything_the_guest_sees_only_what_it_can_use() {
 }
 
 #[test]
+fn vmx_is_shown_where_it_is_offered() {
+    for (mut machine, shown) in [(Machine::long_mode(), 0), (Machine::hypervisor(), 1)] {
+        machine.cpuid = everything;
+        let mut vcpu = machine.vcpu();
+        assert_eq!(handle(&mut vcpu, &Scripted::new(Reason::CPUID).register(RAX, 1)).1, Action::Complete);
+        assert_eq!(vcpu.context.general[RCX] >> 5 & 1, shown, "VMX");
+        assert_eq!(vcpu.context.general[RCX] >> 6 & 1, 0, "SMX");
+    }
+}
+
+#[test]
 fn osxsave_is_what_the_guest_set() {
     for (cr4, shown) in [(0, 0), (1 << 18, 1)] {
         assert_eq!(answer(everything, 1, 0, cr4).ecx >> 27 & 1, shown);

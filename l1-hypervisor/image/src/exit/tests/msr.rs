@@ -115,6 +115,28 @@ fn writes_are_taken_ignored_or_refused() {
 }
 
 #[test]
+fn capabilities_are_read_only_and_those_that_are_offered() {
+    let mut machine = Machine::hypervisor();
+    let mut vcpu = machine.vcpu();
+    let offered = vcpu.features.offered.expect("the guest has VMX");
+    for index in 0x480..=0x493 {
+        assert_eq!(read(&mut vcpu, index), offered.raw(index), "MSR {index:#x}");
+        assert!(!write(&mut vcpu, index, offered.raw(index).unwrap_or(0)), "writing MSR {index:#x}");
+    }
+    assert_eq!(offered.iter().map(|(index, _)| index).collect::<Vec<_>>(), (0x480..=0x490).collect::<Vec<_>>());
+    // Locked, VMXON allowed outside SMX operation.
+    assert_eq!(read(&mut vcpu, msr::IA32_FEATURE_CONTROL), Some(5));
+    for value in [0, 1, 4, 5, u64::MAX] {
+        assert!(!write(&mut vcpu, msr::IA32_FEATURE_CONTROL, value), "{value:#x}: it is locked");
+    }
+    // Without secondary controls there are fewer.
+    let mut machine = Machine::hypervisor();
+    machine.information.nested_profile = l1_protocol::boot::NESTED_PROFILE_MINIMAL;
+    let mut vcpu = machine.vcpu();
+    assert_eq!([0x48a, 0x48b, 0x48c, 0x48d].map(|index| read(&mut vcpu, index).is_some()), [true, false, false, true]);
+}
+
+#[test]
 fn efer() {
     const SCE: u64 = 1;
     const LME: u64 = 1 << 8;
