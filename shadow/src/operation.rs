@@ -9,7 +9,8 @@
 use vmcs::field::{Field, Kind};
 use vmcs::instruction_error::InstructionError;
 
-use crate::vmcs23::{LAUNCH_STATE, REGION_SIZE, REVISION_IDENTIFIER, SHADOW_INDICATOR, Vmcs23};
+use crate::capability::VMCS_REVISION_IDENTIFIER;
+use crate::vmcs23::{LAUNCH_STATE, REGION_SIZE, SHADOW_INDICATOR, Vmcs23};
 
 /// How many VMCSs of a guest hypervisor are kept active at a time.
 pub const SLOTS: usize = 4;
@@ -139,7 +140,7 @@ impl Operation {
 
     /// VMXON outside VMX operation, once the processor's state allows it.
     pub fn vmxon(&mut self, region: u64, machine: &mut impl Machine) -> Reply {
-        if !self.is_region(region) || Self::identifier(machine, region) != REVISION_IDENTIFIER {
+        if !self.is_region(region) || Self::identifier(machine, region) != VMCS_REVISION_IDENTIFIER {
             return Reply::FailInvalid;
         }
         self.vmxon = Some(region);
@@ -186,7 +187,7 @@ impl Operation {
         }
         let identifier = Self::identifier(machine, address);
         let indicator_allowed = if self.shadow_vmcs { SHADOW_INDICATOR } else { 0 };
-        if identifier & !indicator_allowed != REVISION_IDENTIFIER {
+        if identifier & !indicator_allowed != VMCS_REVISION_IDENTIFIER {
             return self.fail(InstructionError::VMPTRLD_WITH_INCORRECT_VMCS_REVISION_IDENTIFIER);
         }
         let found = self.find(address);

@@ -12,9 +12,6 @@ use vmcs::software::SoftwareVmcs;
 
 use crate::field_set::FieldSet;
 
-/// The VMCS revision identifier that a guest hypervisor finds in IA32_VMX_BASIC: the layout of this file, and no
-/// processor's.
-pub const REVISION_IDENTIFIER: u32 = 0x4c31_0001;
 /// Bytes of a VMCS region.
 pub const REGION_SIZE: usize = 4096;
 /// Bit 31 of the first doubleword: the VMCS is a shadow VMCS.

@@ -1,6 +1,7 @@
 //! From the first instruction to the end of the run.
 #![expect(unsafe_code, reason = "memory and registers of the machine")]
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::ptr;
@@ -12,6 +13,7 @@ use l1_protocol::boot::{
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
 use l1_protocol::memory_map::{BOOT_INFORMATION, GUEST_ACPI_TABLES, IMAGE_BASE};
+use shadow::ept::Composition;
 use shadow::mode::{Requested, ShadowingMode};
 use vmcs::access::VmcsAccess as _;
 use vmcs::capability::Capabilities;
@@ -36,6 +38,8 @@ use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
+use crate::nested::regions::MergedBitmap;
+use crate::nested::{Constants, Nested};
 use crate::nested_profile::nested_profile;
 use crate::oracle;
 use crate::run::run;
@@ -49,6 +53,11 @@ static VMCS12: Pages<1> = Pages::new();
 static IO_BITMAPS: Pages<2> = Pages::new();
 static MSR_BITMAP: Pages<1> = Pages::new();
 static EPT12: Pages<{ ept::TABLES }> = Pages::new();
+static EPT13: Pages<EPT13_TABLES> = Pages::new();
+static MERGED_MSR_BITMAP: Pages<1> = Pages::new();
+
+/// Tables that EPT13 may use; when they are used up it is emptied and fills again.
+const EPT13_TABLES: usize = 256;
 
 /// The most bytes of text in the last frame.
 const END_TEXT: usize = 4096;
@@ -98,11 +107,14 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
             Err(problem) => end_with_text(channel, EndReason::Bug, format_args!("{problem}")),
         }
     }
-    match shadowing(&capabilities, information.shadowing) {
-        Ok(mode) => channel.message(Severity::Information, format_args!("shadowing: {mode}")),
+    let mode = match shadowing(&capabilities, information.shadowing) {
+        Ok(mode) => {
+            channel.message(Severity::Information, format_args!("shadowing: {mode}"));
+            mode
+        }
         Err(problem) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{problem}")),
-    }
-    host_guest(channel, &information, &capabilities, bases, tsc_at_start)
+    };
+    host_guest(channel, &information, &capabilities, bases, tsc_at_start, mode)
 }
 
 /// A fixed structure and the rest of the bytes are what they were when the host put them together.
@@ -221,6 +233,7 @@ fn host_guest(
     capabilities: &Capabilities,
     bases: descriptor_table::Bases,
     tsc_at_start: u64,
+    mode: ShadowingMode,
 ) -> ! {
     let mut memory = GuestMemory::new(guest_memory(information));
     for segment in information.used_segments() {
@@ -258,6 +271,10 @@ fn host_guest(
     // The context stays where it is until the end of the run.
     let host_stack_pointer = ptr::from_ref(&vcpu.context).addr() as u64;
     vcpu.platform.write(Field::HOST_RSP, host_stack_pointer);
+    if let Some(offered) = features.offered {
+        let host = HostState { rsp: host_stack_pointer, ..host };
+        vcpu.nested = Some(prepare_nested(&mut vcpu, offered, host, &structures, information, mode));
+    }
 
     let entry_check_ticks = if information.report_capabilities == REPORT_NOTHING {
         0
@@ -296,6 +313,41 @@ fn host_guest(
         history::send_last(recorder, channel);
     }
     report(channel, end, counters, &state, text.bytes())
+}
+
+/// VMX for L2: the regions and tables that L1 needs for it.
+fn prepare_nested(
+    vcpu: &mut Vcpu<'_, CurrentVmcs>,
+    offered: Capabilities,
+    host: HostState,
+    structures: &Structures,
+    information: &BootInformation,
+    mode: ShadowingMode,
+) -> Box<Nested> {
+    let own = vcpu.capabilities.ept_vpid();
+    let width = vcpu.features.physical_address_width;
+    let revision = vcpu.capabilities.basic().vmcs_revision_identifier();
+    // SAFETY: called once, before L2 runs; shadow VMCSs are prepared only where the processor offers shadowing.
+    let prepared = unsafe { vcpu.platform.prepare_nested(revision, mode == ShadowingMode::Hardware) };
+    if let Err(failure) = prepared {
+        panic!("VMCLEAR of a region for nesting failed: {failure:?}");
+    }
+    let rules = shadow::ept::Rules::new(offered.ept_vpid(), width);
+    // SAFETY: called once; nothing else refers to these pages, and the processor does not use them yet.
+    let (tables, bitmap) = unsafe { (EPT13.get(), &mut MERGED_MSR_BITMAP.get()[0]) };
+    let composition = match Composition::new(tables, EPT13.address(0), own, rules) {
+        Ok(composition) => composition,
+        Err(error) => panic!("EPT of L3: {error}"),
+    };
+    let constants = Constants {
+        host,
+        io_bitmaps: [structures.io_bitmap_a, structures.io_bitmap_b],
+        ept_pointer: structures.ept_pointer,
+        exception_bitmap: information.exception_intercepts,
+        memory_base: information.guest_memory_base,
+    };
+    let bitmap = MergedBitmap { address: MERGED_MSR_BITMAP.address(0), words: bitmap };
+    Box::new(Nested::new(offered, width, false, composition, bitmap, constants, mode))
 }
 
 /// L2's memory, as L1 maps it.

@@ -184,12 +184,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         self.timer_is_stale = true;
     }
 
-    /// CR0 as the guest reads it: bits it does not own come from the read shadow.
-    pub fn seen_cr0(&mut self) -> u64 {
-        let mask = self.platform.read(Field::CR0_GUEST_HOST_MASK);
-        self.platform.read(Field::GUEST_CR0) & !mask | self.platform.read(Field::CR0_READ_SHADOW) & mask
-    }
-
     /// CR4 as the guest reads it.
     pub fn seen_cr4(&mut self) -> u64 {
         let mask = self.platform.read(Field::CR4_GUEST_HOST_MASK);

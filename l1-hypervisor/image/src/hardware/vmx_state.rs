@@ -5,14 +5,16 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use l1_protocol::frame::FIELD_ENCODINGS;
+use shadow::operation::SLOTS;
 use vmcs::access::VmcsAccess;
 use vmcs::field::Field;
 
+use super::page::Pages;
 use super::vmx::{self, VmxFailure};
 use super::{processor, world_switch};
 use crate::context::Context;
 use crate::exit::msr::TSC_AUX;
-use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource};
+use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource, Region};
 
 /// Whether there is a current VMCS, for the report of a failure.
 static VMCS_IS_CURRENT: AtomicBool = AtomicBool::new(false);
@@ -33,9 +35,26 @@ pub struct AccessCounts {
 /// The processor with a current VMCS.
 #[derive(Debug)]
 pub struct CurrentVmcs {
-    launched: bool,
+    current: Region,
+    launched: [bool; REGIONS],
+    regions: [u64; REGIONS],
     counts: AccessCounts,
 }
+
+/// vmcs12, and a vmcs13 and a shadow VMCS for each place of the cache.
+const REGIONS: usize = 1 + 2 * SLOTS;
+
+/// Number of a region among the `REGIONS`.
+const fn number(region: Region) -> usize {
+    match region {
+        Region::Vmcs12 => 0,
+        Region::Vmcs13(slot) => 1 + slot as usize % SLOTS,
+        Region::Shadow(slot) => 1 + SLOTS + slot as usize % SLOTS,
+    }
+}
+
+/// The regions that nesting needs beside vmcs12, in the order of [`Region`].
+static NESTED: Pages<{ REGIONS - 1 }> = Pages::new();
 
 impl CurrentVmcs {
     /// Clears the VMCS region at `region` and makes it current.
@@ -53,7 +72,46 @@ impl CurrentVmcs {
             vmx::vmptrld(region)?;
         }
         VMCS_IS_CURRENT.store(true, Ordering::Relaxed);
-        Ok(Self { launched: false, counts: AccessCounts { vmptrlds: 1, vmclears: 1, ..AccessCounts::default() } })
+        let mut regions = [region; REGIONS];
+        for (index, address) in regions.iter_mut().skip(1).enumerate() {
+            *address = NESTED.address(index);
+        }
+        Ok(Self {
+            current: Region::Vmcs12,
+            launched: [false; REGIONS],
+            regions,
+            counts: AccessCounts { vmptrlds: 1, vmclears: 1, ..AccessCounts::default() },
+        })
+    }
+
+    /// Prepares the regions of nesting: each holds the revision identifier, shadow VMCSs with bit 31 set, and is clear.
+    ///
+    /// # Safety
+    /// Called once, before any of these regions is made current. With `shadow` the processor must offer "VMCS shadowing".
+    ///
+    /// # Errors
+    /// As the processor says.
+    pub unsafe fn prepare_nested(&mut self, revision: u32, shadow: bool) -> Result<(), VmxFailure> {
+        const SHADOW_INDICATOR: u64 = 1 << 31;
+        // SAFETY: by this function's contract nobody else refers to the pages.
+        let pages = unsafe { NESTED.get() };
+        for (index, page) in pages.iter_mut().enumerate() {
+            let is_shadow = index >= SLOTS;
+            page[0] = u64::from(revision) | if is_shadow { SHADOW_INDICATOR } else { 0 };
+            if is_shadow && !shadow {
+                continue;
+            }
+            // SAFETY: the page holds the revision identifier and is used for nothing else.
+            unsafe { vmx::vmclear(NESTED.address(index)) }?;
+            self.counts.vmclears += 1;
+        }
+        Ok(())
+    }
+
+    /// Physical address of a region, for the VMCS link pointer.
+    #[must_use]
+    pub const fn address(&self, region: Region) -> u64 {
+        self.regions[number(region)]
     }
 
     /// The encodings that VMREAD takes, whatever the capabilities promise, in ascending order.
@@ -77,7 +135,7 @@ impl CurrentVmcs {
             vmx::vmclear(region)?;
             vmx::vmptrld(region)?;
         }
-        self.launched = false;
+        self.launched = [false; REGIONS];
         self.counts.vmclears = self.counts.vmclears.wrapping_add(1);
         self.counts.vmptrlds = self.counts.vmptrlds.wrapping_add(1);
         Ok(())
@@ -122,11 +180,12 @@ fn access_failed(instruction: &str, field: Field, failure: VmxFailure) -> ! {
 impl Platform for CurrentVmcs {
     #[inline]
     fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure> {
+        let launched = &mut self.launched[number(self.current)];
         // SAFETY: `start` has written HOST_RSP and HOST_RIP for the one context there is, and host state and EPT that
-        // keep L1 apart from the guest.
-        let flags = unsafe { world_switch::enter_guest(context, self.launched) };
+        // keep L1 apart from the guest; `nested` writes the same host state to every VMCS that it makes current.
+        let flags = unsafe { world_switch::enter_guest(context, *launched) };
         if flags == 0 {
-            self.launched = true;
+            *launched = true;
             return Ok(());
         }
         const CARRY: u64 = 1;
@@ -135,6 +194,33 @@ impl Platform for CurrentVmcs {
         } else {
             Err(EntryFailure::Valid(self.read(Field::VM_INSTRUCTION_ERROR) as u32))
         }
+    }
+
+    #[inline]
+    fn make_current(&mut self, region: Region) {
+        if region == self.current {
+            return;
+        }
+        self.counts.vmptrlds = self.counts.vmptrlds.wrapping_add(1);
+        // SAFETY: in VMX operation; the regions are prepared pages of L1 that are used for nothing else.
+        if let Err(failure) = unsafe { vmx::vmptrld(self.regions[number(region)]) } {
+            panic!("VMPTRLD of {region:?} failed: {failure:?}");
+        }
+        self.current = region;
+    }
+
+    fn clear(&mut self, region: Region) {
+        self.counts.vmclears = self.counts.vmclears.wrapping_add(1);
+        // SAFETY: as above.
+        if let Err(failure) = unsafe { vmx::vmclear(self.regions[number(region)]) } {
+            panic!("VMCLEAR of {region:?} failed: {failure:?}");
+        }
+        self.launched[number(region)] = false;
+    }
+
+    fn invalidate_ept(&mut self) {
+        // SAFETY: in VMX operation; `fitness` has checked that INVEPT of all contexts is offered.
+        let _ = unsafe { vmx::invept_all() };
     }
 
     #[inline]

@@ -26,6 +26,8 @@ use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
 
+/// Bit 31 of the exit reason: VM-entry failure.
+const ENTRY_FAILURE: u32 = 1 << 31;
 /// VPID of L3; L2 has 1.
 pub const VPID: u64 = 2;
 
@@ -134,7 +136,7 @@ fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: V
         Outcome::VmfailInvalid => Err(Reply::FailInvalid),
         Outcome::VmfailValid(error) => Err(nested.operation.fail(error)),
         Outcome::EntryFailure { reason, qualification } => {
-            let information = ExitInformation { reason: reason.0, qualification, ..ExitInformation::default() };
+            let information = ExitInformation { reason: u32::from(reason.0) | ENTRY_FAILURE, qualification, ..ExitInformation::default() };
             exit::fail(vcpu, nested, &information);
             Ok(())
         }

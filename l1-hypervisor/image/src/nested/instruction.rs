@@ -50,7 +50,9 @@ fn execute<P: Platform>(
         Reason::VMXON => vmxon(vcpu, nested, exit)?,
         Reason::VMXOFF => {
             let (operation, mut world) = world(vcpu, nested);
-            operation.vmxoff(&mut world)
+            let reply = operation.vmxoff(&mut world);
+            vcpu.set_vmx_operation(false);
+            reply
         }
         Reason::VMCLEAR => {
             let address = pointer(vcpu, exit)?;
@@ -134,12 +136,15 @@ fn vmxon<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
     let (fixed0, fixed4) = (nested.offered.cr0_fixed(), nested.offered.cr4_fixed());
     let bad_cr0 = fixed0.required & !cr0 != 0 || cr0 & !fixed0.allowed != 0;
     let bad_cr4 = fixed4.required & !cr4 != 0 || cr4 & !fixed4.allowed != 0;
-    if bad_cr0 || bad_cr4 || !crate::exit::msr::allows_vmxon(vcpu) {
+    // IA32_FEATURE_CONTROL is locked with VMXON allowed.
+    if bad_cr0 || bad_cr4 {
         return Err(Action::GENERAL_PROTECTION);
     }
     let address = pointer(vcpu, exit)?;
     let (operation, mut world) = world(vcpu, nested);
-    Ok(operation.vmxon(address, &mut world))
+    let reply = operation.vmxon(address, &mut world);
+    vcpu.set_vmx_operation(reply == Reply::Succeed);
+    Ok(reply)
 }
 
 /// Whether L2 has a field.
@@ -225,8 +230,8 @@ fn invept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut E
     }
     let (kind, memory) = invalidation(vcpu, exit)?;
     let supported = match kind {
-        SINGLE_CONTEXT => offered.contains(EptVpid::INVEPT_SINGLE_CONTEXT),
-        ALL_CONTEXTS => offered.contains(EptVpid::INVEPT_ALL_CONTEXT),
+        SINGLE_CONTEXT => offered.contains(EptVpid::SINGLE_CONTEXT_INVEPT),
+        ALL_CONTEXTS => offered.contains(EptVpid::ALL_CONTEXT_INVEPT),
         _ => false,
     };
     if !supported {
@@ -254,10 +259,10 @@ fn invvpid<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut 
     }
     let (kind, memory) = invalidation(vcpu, exit)?;
     let supported = [
-        EptVpid::INVVPID_INDIVIDUAL_ADDRESS,
-        EptVpid::INVVPID_SINGLE_CONTEXT,
-        EptVpid::INVVPID_ALL_CONTEXT,
-        EptVpid::INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS,
+        EptVpid::INDIVIDUAL_ADDRESS_INVVPID,
+        EptVpid::SINGLE_CONTEXT_INVVPID,
+        EptVpid::ALL_CONTEXT_INVVPID,
+        EptVpid::SINGLE_CONTEXT_RETAINING_GLOBALS_INVVPID,
     ];
     if !usize::try_from(kind).is_ok_and(|kind| supported.get(kind).is_some_and(|bit| offered.contains(*bit))) {
         return Ok(nested.operation.fail(InstructionError::INVALID_OPERAND_TO_INVEPT_INVVPID));

@@ -3,7 +3,6 @@
 use shadow::bitmap::msr_bit;
 use shadow::operation::{Machine, SLOTS};
 use shadow::vmcs23::Vmcs23;
-use vmcs::access::VmcsAccess as _;
 use vmcs::field::Field;
 
 use super::{Constants, vmcs13};

@@ -1,6 +1,6 @@
 //! The processor: a VMCS in memory, registers as plain numbers, and a script of exits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use vmcs::access::VmcsAccess;
 use vmcs::entry_check::{EntryInstruction, Environment, LaunchState, check};
@@ -12,7 +12,7 @@ use vmcs::software::SoftwareVmcs;
 use super::answers::{capabilities, haswell};
 use super::exit::Scripted;
 use crate::context::Context;
-use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource};
+use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource, Region};
 
 /// What the processor found in the VMCS at one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub(crate) struct Entry {
 pub(crate) struct TestPlatform {
     /// The current VMCS.
     pub(crate) vmcs: SoftwareVmcs,
+    /// Which one that is.
+    pub(crate) current: Region,
+    /// The others that were current.
+    pub(crate) others: BTreeMap<Region, SoftwareVmcs>,
     /// Fields that were read since the last exit.
     pub(crate) reads: Vec<Field>,
     /// Fields that were written since the last exit, with the value before and after.
@@ -76,6 +80,8 @@ impl TestPlatform {
     pub(crate) fn new() -> Self {
         Self {
             vmcs: SoftwareVmcs::new(),
+            current: Region::Vmcs12,
+            others: BTreeMap::new(),
             reads: Vec::new(),
             writes: Vec::new(),
             script: VecDeque::new(),
@@ -178,6 +184,20 @@ impl Platform for TestPlatform {
         self.reads.clear();
         self.writes.clear();
         Ok(())
+    }
+
+    fn make_current(&mut self, region: Region) {
+        let next = self.others.remove(&region).unwrap_or_default();
+        let before = std::mem::replace(&mut self.vmcs, next);
+        self.others.insert(std::mem::replace(&mut self.current, region), before);
+    }
+
+    fn clear(&mut self, region: Region) {
+        assert_ne!(region, self.current, "the current VMCS is not cleared");
+    }
+
+    fn invalidate_ept(&mut self) {
+        self.invalidations += 1;
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> CpuidResult {
