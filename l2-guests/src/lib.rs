@@ -52,6 +52,7 @@ pub mod pic;
 pub mod pit;
 pub mod port;
 pub mod start;
+pub mod surroundings;
 pub mod tsc;
 pub mod vmcall;
 

@@ -68,6 +68,9 @@ pub struct RunArguments {
     /// How VMREAD and VMWRITE of a guest hypervisor are served
     #[arg(long, value_enum, default_value_t)]
     pub shadowing: ShadowingChoice,
+    /// Run a built-in guest on Bochs itself, without L1: the processor alone judges what the guest does
+    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "shadowing", "intercept", "intercept_exceptions"])]
+    pub bare: bool,
     /// What to do with exit records
     #[arg(long, value_enum, default_value_t)]
     pub trace: TraceChoice,
@@ -110,6 +113,7 @@ impl Default for RunArguments {
             cpu: None,
             memory: MEMORY,
             shadowing: ShadowingChoice::default(),
+            bare: false,
             trace: TraceChoice::default(),
             trace_out: None,
             stats: false,
