@@ -55,6 +55,7 @@ pub mod start;
 pub mod surroundings;
 pub mod tsc;
 pub mod vmcall;
+pub mod vmx;
 
 pub use exception::Exception;
 pub use outcome::{Failure, Outcome};

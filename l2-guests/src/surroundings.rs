@@ -7,7 +7,9 @@
 use core::ptr;
 
 use l1_protocol::end::{EndReason, EndReport};
-use l1_protocol::frame::{FrameKind, OPENING, header};
+#[cfg(bare_metal)]
+use l1_protocol::frame::OPENING;
+use l1_protocol::frame::{FrameKind, header};
 use l1_protocol::guest::{SURROUNDINGS, SURROUNDINGS_BARE_BOCHS, debug_exit_succeeded};
 use l1_protocol::port::{BOCHS_DEBUG_CONSOLE, BOCHS_SHUTDOWN, BOCHS_SHUTDOWN_WORD};
 use zerocopy::IntoBytes;
@@ -21,6 +23,7 @@ pub fn is_bare() -> bool {
     unsafe { ptr::with_exposed_provenance::<u32>(SURROUNDINGS as usize).read_volatile() == SURROUNDINGS_BARE_BOCHS }
 }
 
+#[cfg(bare_metal)]
 /// Begins the stream of frames. To be called once, before anything is printed.
 pub(crate) fn open() {
     if is_bare() {
