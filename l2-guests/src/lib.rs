@@ -54,6 +54,7 @@ pub mod port;
 pub mod start;
 pub mod surroundings;
 pub mod tsc;
+pub mod user_mode;
 pub mod vmcall;
 pub mod vmx;
 

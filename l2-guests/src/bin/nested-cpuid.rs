@@ -18,11 +18,13 @@ const ANSWER: [u64; 4] = [0x1111_1111, 0x2222_2222, 0x3333_3333, 0x4444_4444];
 
 l3_code! {
     // RDI: how often. Adds up what it gets, in RSI.
-    cpuid_loop: "xor esi, esi",
+    cpuid_loop {
+        "xor esi, esi",
         "2:", "mov eax, edi", "xor ecx, ecx", "cpuid",
         "add rsi, rax", "add rsi, rbx", "add rsi, rcx", "add rsi, rdx",
         "dec rdi", "jnz 2b",
-        "vmcall", "ud2";
+        "vmcall", "ud2",
+    }
 }
 
 fn run(arguments: &str) -> Outcome {

@@ -269,7 +269,7 @@ impl L3 {
 /// Defines L3 code as a function, whose address [`code_address`] gives.
 #[macro_export]
 macro_rules! l3_code {
-    ($($(#[$meta:meta])* $name:ident: $($template:expr),+ $(; $($operands:tt)*)?;)+) => {$(
+    ($($(#[$meta:meta])* $name:ident { $($template:expr),+ $(,)? $(; $($operands:tt)*)? })+) => {$(
         $(#[$meta])*
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
