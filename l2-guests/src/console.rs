@@ -5,9 +5,10 @@
 
 use core::fmt::{self, Write};
 
+use l1_protocol::frame::FrameKind;
 use l1_protocol::guest::DEBUG_CONSOLE_PORT;
 
-use crate::port;
+use crate::{port, surroundings};
 
 /// Bytes that one `rep outsb` carries at most.
 pub const BUFFER_SIZE: usize = 512;
@@ -21,7 +22,12 @@ struct Buffer {
 impl Buffer {
     fn flush(&mut self) {
         if self.length > 0 {
-            port::write_string(DEBUG_CONSOLE_PORT, &self.bytes[..self.length]);
+            let text = &self.bytes[..self.length];
+            if surroundings::is_bare() {
+                surroundings::send(FrameKind::Console, text);
+            } else {
+                port::write_string(DEBUG_CONSOLE_PORT, text);
+            }
             self.length = 0;
         }
     }

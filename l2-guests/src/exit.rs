@@ -5,13 +5,17 @@ use core::arch::asm;
 
 use l1_protocol::guest::DEBUG_EXIT_PORT;
 
-use crate::port;
+use crate::{port, surroundings};
 
 /// Ends the run. [`l1_protocol::guest::debug_exit_succeeded`] says which values mean success.
 ///
 /// A machine without the device (or one that goes on regardless) is halted.
 pub fn exit(value: u32) -> ! {
-    port::write_u32(DEBUG_EXIT_PORT, value);
+    if surroundings::is_bare() {
+        surroundings::end(value);
+    } else {
+        port::write_u32(DEBUG_EXIT_PORT, value);
+    }
     halt_for_ever()
 }
 

@@ -127,6 +127,17 @@ impl Frame {
         self.rflags
     }
 
+    /// Whether the interrupted code ran at CPL 3.
+    pub(crate) fn is_from_user_mode(&self) -> bool {
+        self.cs & 3 == 3
+    }
+
+    /// Goes on at CPL 0, with interrupts off, at `rip` with the stack pointer `rsp`.
+    pub(crate) fn go_on_in_kernel(&mut self, rip: u64, rsp: u64) {
+        (self.rip, self.rsp, self.rflags) = (rip, rsp, 2);
+        (self.cs, self.ss) = (CODE_SELECTOR, CODE_SELECTOR + 8);
+    }
+
     /// The interrupted code goes on with RF set: the instruction breakpoint it stands on does not fire again.
     pub fn set_resume_flag(&mut self) {
         self.rflags |= 1 << 16;
@@ -213,6 +224,10 @@ extern "C" fn handle(frame: &mut Frame) {
         fault_address: if vector == vector::PAGE_FAULT { crate::control::read_cr2() } else { 0 },
         debug_status: if vector == vector::DEBUG { crate::control::take_dr6() } else { 0 },
     };
+    if frame.is_from_user_mode() {
+        crate::user_mode::leave(frame, exception);
+        return;
+    }
     let is_interrupt = exception.vector >= 32 || exception.vector == vector::NMI;
     if !is_interrupt && let Some(recovery) = exception::recover(exception) {
         frame.rip = recovery;

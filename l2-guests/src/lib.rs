@@ -52,8 +52,11 @@ pub mod pic;
 pub mod pit;
 pub mod port;
 pub mod start;
+pub mod surroundings;
 pub mod tsc;
+pub mod user_mode;
 pub mod vmcall;
+pub mod vmx;
 
 pub use exception::Exception;
 pub use outcome::{Failure, Outcome};

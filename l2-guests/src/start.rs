@@ -43,7 +43,7 @@ mod bare_metal {
 
     use l1_protocol::guest::ARGUMENTS_MAXIMUM;
 
-    use crate::{Outcome, exit, idt};
+    use crate::{Outcome, exit, idt, surroundings};
 
     const STACK_SIZE: usize = 64 * 1024;
 
@@ -91,6 +91,7 @@ mod bare_metal {
     }
 
     extern "C" fn begin(arguments: *const u8) -> ! {
+        surroundings::open();
         idt::install();
         let arguments = if arguments.is_null() {
             ""

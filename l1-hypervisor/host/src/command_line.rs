@@ -77,6 +77,9 @@ pub struct RunArguments {
     /// Which VMCS fields hardware shadowing serves [default: hot]
     #[arg(long, value_enum, value_name = "FIELDS")]
     pub shadow_fields: Option<ShadowFields>,
+    /// Run a built-in guest on Bochs itself, without L1: the processor alone judges what the guest does
+    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "shadowing", "intercept", "intercept_exceptions"])]
+    pub bare: bool,
     /// What to do with exit records
     #[arg(long, value_enum, default_value_t)]
     pub trace: TraceChoice,
@@ -122,6 +125,7 @@ impl Default for RunArguments {
             nested: NestedChoice::default(),
             nested_caps: None,
             shadow_fields: None,
+            bare: false,
             trace: TraceChoice::default(),
             trace_out: None,
             stats: false,

@@ -112,12 +112,17 @@ fn image_bytes(elf_file: &[u8]) -> Result<(Vec<u8>, u64), HandoverError> {
 
 /// Identity map of the first 4 GiB with 2 MiB pages: PML4, PDPT, four page directories.
 pub(crate) fn page_tables() -> Vec<u8> {
+    page_tables_at(BOOT_PAGE_TABLES)
+}
+
+/// As [`page_tables`], to lie at `base`.
+pub(crate) fn page_tables_at(base: u64) -> Vec<u8> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const LARGE: u64 = 1 << 7;
     let mut entries = vec![0_u64; 512 * 6];
-    entries[0] = (BOOT_PAGE_TABLES + PAGE_SIZE) | PRESENT_WRITABLE;
+    entries[0] = (base + PAGE_SIZE) | PRESENT_WRITABLE;
     for gigabyte in 0..4 {
-        entries[512 + gigabyte] = (BOOT_PAGE_TABLES + (2 + gigabyte as u64) * PAGE_SIZE) | PRESENT_WRITABLE;
+        entries[512 + gigabyte] = (base + (2 + gigabyte as u64) * PAGE_SIZE) | PRESENT_WRITABLE;
     }
     for (page, entry) in entries[1024..].iter_mut().enumerate() {
         *entry = ((page as u64) << 21) | LARGE | PRESENT_WRITABLE;

@@ -68,6 +68,14 @@ pub const ARGUMENTS: u64 = 0x8000;
 pub const ARGUMENTS_MAXIMUM: usize = 4096;
 /// Where the loader puts the GDT of a guest that does not start in real mode, in L2's memory.
 pub const LOADER_GDT: u64 = 0x500;
+/// Where a built-in guest finds what it runs on, a `u32`: [`SURROUNDINGS_L1`] or [`SURROUNDINGS_BARE_BOCHS`]. Memory that
+/// nobody has written is zero, so L1 and the loaders need not know of it.
+pub const SURROUNDINGS: u64 = 0x600;
+/// L1 runs the guest: the debug console takes the guest's bytes, the debug exit device is there.
+pub const SURROUNDINGS_L1: u32 = 0;
+/// The guest runs on Bochs itself, in L1's place (`l1-hypervisor run --bare`). So it speaks as L1 does: frames
+/// ([`crate::frame`]) at [`crate::port::BOCHS_DEBUG_CONSOLE`], and the end by [`crate::port::BOCHS_SHUTDOWN`].
+pub const SURROUNDINGS_BARE_BOCHS: u32 = u32::from_le_bytes(*b"BARE");
 /// Where the loader puts the page tables of a long-mode guest: PML4, PDPT and four page directories that map the
 /// first 4 GiB one to one with 2 MiB pages.
 pub const LOADER_PAGE_TABLES: u64 = 0x1000;

@@ -19,6 +19,7 @@ use crate::command_line::{Intercept, MachineChoice, NestedProfile, RunArguments,
 use crate::handover::{self, HandoverError};
 use crate::loader::{self, GuestFormat, Initrd, LoadError, LoadOptions, LoadedGuest};
 use crate::logging::{self, EventFormat};
+use crate::machine::bochs::bare::{self, BareError};
 use crate::machine::bochs::model::{self, MODELS, Model};
 use crate::machine::bochs::{BochsMachine, INSTRUCTIONS_PER_SECOND};
 use crate::machine::kvm::{self, KvmMachine};
@@ -81,6 +82,9 @@ pub enum RunError {
     /// No machine.
     #[error("no usable machine: {0}")]
     NoMachine(String),
+    /// The guest cannot run without L1.
+    #[error(transparent)]
+    Bare(#[from] BareError),
     /// The run.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -97,6 +101,7 @@ impl RunError {
             | Self::Load(_)
             | Self::Handover(HandoverError::Memory { .. })
             | Self::NoModel { .. }
+            | Self::Bare(_)
             | Self::Usage(_) => ExitStatus::Usage,
             // Nobody reads what is written, or there is no room for it.
             Self::Session(SessionError::Output { .. }) => ExitStatus::Usage,
@@ -185,7 +190,11 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
         }
     };
     let mut sinks = Sinks { console: Box::new(io::stdout()), trace, statistics: arguments.stats.then(Statistics::new) };
-    let result = run_on(target, arguments, &guest, &mut sinks, Input::standard())?;
+    let result = if arguments.bare {
+        run_bare(target, &guest, &files.file, arguments, &mut sinks)?
+    } else {
+        run_on(target, arguments, &guest, &mut sinks, Input::standard())?
+    };
     if let Some(statistics) = &sinks.statistics {
         eprint!("{}", statistics.report(target.unit()).to_table());
     }
@@ -196,6 +205,21 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
         eprintln!("{}", report::headline(&result));
     }
     Ok(status)
+}
+
+/// Runs a built-in guest on Bochs in L1's place.
+fn run_bare(
+    target: Target,
+    guest: &LoadedGuest<'_>,
+    elf_file: &[u8],
+    arguments: &RunArguments,
+    sinks: &mut Sinks<'_>,
+) -> Result<RunResult, RunError> {
+    let Target::Bochs(model) = target else { return Err(RunError::Usage("--bare is for Bochs only")) };
+    let image = bare::prepare(guest, elf_file, arguments.memory)?;
+    let mut machine = BochsMachine::start_at(model, image, bare::PAGE_TABLES, bare::HANDOVER).map_err(SessionError::from)?;
+    let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
+    Ok(session::run(&mut machine, sinks, Input::standard(), timeout)?)
 }
 
 /// Runs a guest that is loaded. The building block of `run`, `bench` and the tests.
@@ -294,6 +318,9 @@ fn read_files(arguments: &RunArguments) -> Result<GuestFiles, RunError> {
     let name = arguments.guest.clone();
     let file = match built_in::find(&name) {
         Some(guest) => guest.elf.to_vec(),
+        None if arguments.bare => {
+            return Err(RunError::Usage("--bare needs the name of a built-in guest; `l1-hypervisor guests` lists them"));
+        }
         None if Path::new(&name).exists() => read(Path::new(&name))?,
         None => return Err(RunError::NoGuest(name)),
     };
@@ -335,6 +362,8 @@ pub fn choose_machine(arguments: &RunArguments) -> Result<Target, RunError> {
     let model = |name: Option<&str>| find_model(name.unwrap_or(model::DEFAULT));
     let cpu = arguments.cpu.as_deref();
     match arguments.machine {
+        MachineChoice::Kvm if arguments.bare => Err(RunError::Usage("--bare is for Bochs only")),
+        MachineChoice::Auto if arguments.bare => model(cpu).map(Target::Bochs),
         MachineChoice::Kvm if cpu.is_some() => {
             Err(RunError::Usage("--cpu names a processor model of Bochs; on KVM the processor is the host's"))
         }

@@ -1,5 +1,6 @@
 //! Bochs as the machine: an emulator of the whole CPU, VMX included, that runs anywhere and repeats to the instruction.
 
+pub mod bare;
 pub mod model;
 pub mod process;
 pub mod reset_rom;
@@ -33,13 +34,21 @@ impl BochsMachine {
     /// # Errors
     /// [`MachineError`].
     pub fn start(model: &Model, image: MemoryImage) -> Result<Self, MachineError> {
+        Self::start_at(model, image, BOOT_PAGE_TABLES, BOOT_INFORMATION)
+    }
+
+    /// As [`Self::start`], with the page tables at `page_tables` and with `argument` in RDI: for [`bare`].
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn start_at(model: &Model, image: MemoryImage, page_tables: u64, argument: u64) -> Result<Self, MachineError> {
         let end = image.pieces.iter().map(|(address, bytes)| address + bytes.len() as u64).max().unwrap_or(RAM_IMAGE_BASE);
         let rom = reset_rom::build(Start {
             image_start: RAM_IMAGE_BASE as u32,
             image_end: end as u32,
             entry: image.entry as u32,
-            argument: BOOT_INFORMATION as u32,
-            page_tables: Some(BOOT_PAGE_TABLES as u32),
+            argument: argument as u32,
+            page_tables: Some(page_tables as u32),
         });
         let process = Process::start(&Configuration {
             cpu_model: model.bochs,

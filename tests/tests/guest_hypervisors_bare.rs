@@ -1,0 +1,55 @@
+//! Every guest hypervisor on Bochs itself, without L1: the emulated processor says what each must print under L1.
+//!
+//! All processors must give the same text: with VMCS shadowing or without, a guest hypervisor sees no difference in what
+//! these guests look at.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use l1_hypervisor::built_in::GUESTS;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tests::program;
+use tests::skip::skipped;
+
+const PROCESSORS: [&str; 3] = ["haswell", "ivy-bridge", "skylake-x"];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let guests = GUESTS.iter().map(|guest| guest.name).filter(|name| name.starts_with("nested-"));
+    let trials = std::iter::once("hello").chain(guests).map(|name| Trial::ignorable_test(name, move || test(name))).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn test(guest: &'static str) -> Result<Completion, Failed> {
+    if let Err(problem) = l1_hypervisor::machine::bochs::process::is_installed() {
+        return skipped(problem);
+    }
+    let first = run(guest, PROCESSORS[0])?;
+    for processor in &PROCESSORS[1..] {
+        let other = run(guest, processor)?;
+        if other != first {
+            let difference =
+                similar::TextDiff::from_lines(&first, &other).unified_diff().header(PROCESSORS[0], processor).to_string();
+            return Err(difference.into());
+        }
+    }
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("snapshots/guest_hypervisors_bare");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(guest, first));
+    Ok(Completion::Completed)
+}
+
+/// What the guest prints. It must end well.
+fn run(guest: &str, processor: &str) -> Result<String, Failed> {
+    let output = Command::new(program::l1_hypervisor()?)
+        .args(["run", guest, "--bare", "--machine", "bochs", "--cpu", processor, "--quiet", "--timeout", "60s"])
+        .stdin(Stdio::null())
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(printed);
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{processor}: {}; it printed\n{printed}and said\n{errors}", output.status).into())
+}
