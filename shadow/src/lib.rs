@@ -20,11 +20,11 @@
 extern crate std;
 
 pub mod bitmap;
+pub mod capability;
 pub mod ept;
 pub mod exit;
 pub mod field_set;
 pub mod merge;
-pub mod capability;
 pub mod mode;
 pub mod operation;
 pub mod reflect;

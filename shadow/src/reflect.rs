@@ -43,8 +43,12 @@ enum Condition {
     Exception,
     ControlRegister,
     Io,
-    Msr { write: bool },
-    Shadowed { write: bool },
+    Msr {
+        write: bool,
+    },
+    Shadowed {
+        write: bool,
+    },
     Invpcid,
     Pause,
 }
@@ -161,7 +165,8 @@ pub struct Decision {
 pub fn decide(reason: Reason, vmcs23: &Vmcs23, facts: &mut impl Facts) -> Decision {
     let number = INDEX.get(usize::from(reason.0)).copied().unwrap_or(0);
     let rule = u16::from(number);
-    let condition = usize::from(number).checked_sub(1).and_then(|row| RULES.get(row)).map_or(Condition::Always, |row| row.condition);
+    let condition =
+        usize::from(number).checked_sub(1).and_then(|row| RULES.get(row)).map_or(Condition::Always, |row| row.condition);
     let reflect = match condition {
         Condition::Always => true,
         Condition::Never => false,

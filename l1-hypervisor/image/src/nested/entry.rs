@@ -136,7 +136,8 @@ fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: V
         Outcome::VmfailInvalid => Err(Reply::FailInvalid),
         Outcome::VmfailValid(error) => Err(nested.operation.fail(error)),
         Outcome::EntryFailure { reason, qualification } => {
-            let information = ExitInformation { reason: u32::from(reason.0) | ENTRY_FAILURE, qualification, ..ExitInformation::default() };
+            let information =
+                ExitInformation { reason: u32::from(reason.0) | ENTRY_FAILURE, qualification, ..ExitInformation::default() };
             exit::fail(vcpu, nested, &information);
             Ok(())
         }

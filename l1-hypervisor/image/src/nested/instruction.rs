@@ -36,12 +36,7 @@ pub fn is_in_vmx_operation<P>(vcpu: &Vcpu<'_, P>) -> bool {
     vcpu.nested.as_ref().is_some_and(|nested| nested.operation.is_on())
 }
 
-fn execute<P: Platform>(
-    vcpu: &mut Vcpu<'_, P>,
-    nested: &mut Nested,
-    exit: &mut Exit,
-    reason: Reason,
-) -> Result<Action, Action> {
+fn execute<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit, reason: Reason) -> Result<Action, Action> {
     check_mode(vcpu, nested, reason)?;
     if vcpu.privilege_level() > 0 {
         return Err(Action::GENERAL_PROTECTION);
@@ -104,9 +99,8 @@ fn check_mode<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &Nested, reason: Reas
     } else {
         nested.operation.is_on()
     };
-    let compatibility = |vcpu: &mut Vcpu<'_, P>| {
-        vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0 && !vcpu.is_64_bit_code_segment()
-    };
+    let compatibility =
+        |vcpu: &mut Vcpu<'_, P>| vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0 && !vcpu.is_64_bit_code_segment();
     let undefined = !usable
         || vcpu.platform.read(Field::GUEST_CR0) & CR0_PE == 0
         || vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_VM != 0
@@ -269,9 +263,7 @@ fn invvpid<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut 
     }
     let [low, address] = descriptor(vcpu, exit, &memory)?;
     let vpid = low & 0xffff;
-    let invalid = low >> 16 != 0
-        || kind != ALL_CONTEXTS && vpid == 0
-        || kind == INDIVIDUAL_ADDRESS && !is_canonical(address);
+    let invalid = low >> 16 != 0 || kind != ALL_CONTEXTS && vpid == 0 || kind == INDIVIDUAL_ADDRESS && !is_canonical(address);
     if invalid {
         return Ok(nested.operation.fail(InstructionError::INVALID_OPERAND_TO_INVEPT_INVVPID));
     }

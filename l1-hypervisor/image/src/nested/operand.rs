@@ -113,12 +113,7 @@ pub fn read<const N: usize, P: Platform>(
 ///
 /// # Errors
 /// The exception to deliver.
-pub fn write<P: Platform>(
-    vcpu: &mut Vcpu<'_, P>,
-    exit: &mut Exit,
-    operand: &MemoryOperand,
-    bytes: &[u8],
-) -> Result<(), Action> {
+pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, operand: &MemoryOperand, bytes: &[u8]) -> Result<(), Action> {
     let linear = linear_address(vcpu, exit, operand, bytes.len() as u64, true)?;
     let paging = vcpu.paging_state();
     write_linear(&mut vcpu.memory, &paging, linear, bytes).map_err(|fault| page_fault(vcpu, fault))
