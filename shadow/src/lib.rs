@@ -13,7 +13,7 @@
 //! | [`reflect`], [`bitmap`] | whose exit it is |
 //! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
-//! | [`mode`] | hardware shadowing or software merging |
+//! | [`mode`], [`shadowing`] | hardware shadowing or software merging; the fields that the processor serves |
 #![no_std]
 
 #[cfg(test)]
@@ -28,4 +28,5 @@ pub mod merge;
 pub mod mode;
 pub mod operation;
 pub mod reflect;
+pub mod shadowing;
 pub mod vmcs23;

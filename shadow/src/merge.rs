@@ -161,7 +161,7 @@ pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
 /// EPT pointer, MSR bitmap, VPID and timer are not fields of this function: what they hold is not made of vmcs23's
 /// value.
 #[inline]
-pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: impl FnOnce() -> Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
+pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: &Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
     let changed = vmcs23.changed;
     let mut writer = Writer { vmcs: vmcs13, count: 0 };
     for field in changed.intersection(&COPIED).iter() {
@@ -175,11 +175,19 @@ pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: impl FnOnce() -> Inh
     writer.count
 }
 
+/// Whether an entry keeps one of L2's registers for L3, so that [`merge`] needs [`Inherited`].
+#[must_use]
+#[inline]
+pub fn inherits(vmcs23: &Vmcs23) -> bool {
+    !entry_controls(vmcs23).contains(LOAD)
+}
+
+const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
+
 /// Whether each of EFER, PAT and the debug controls is loaded at every entry and saved at every exit, so that vmcs13 holds
 /// vmcs23's value as long as that does not change.
 #[inline]
 fn loads_everything(vmcs23: &Vmcs23) -> bool {
-    const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
     const SAVE: PrimaryExit =
         PrimaryExit::SAVE_DEBUG_CONTROLS.union(PrimaryExit::SAVE_IA32_PAT).union(PrimaryExit::SAVE_IA32_EFER);
     entry_controls(vmcs23).contains(LOAD) && exit_controls(vmcs23).contains(SAVE)
@@ -195,10 +203,10 @@ fn exit_controls(vmcs23: &Vmcs23) -> PrimaryExit {
 
 #[inline(never)]
 fn derived<V: VmcsAccess>(
-    vmcs23: &Vmcs23,
+    vmcs23: &mut Vmcs23,
     changed: &FieldSet,
     outer: &Outer,
-    inherited: impl FnOnce() -> Inherited,
+    inherited: &Inherited,
     writer: &mut Writer<'_, V>,
 ) {
     if changed.intersects(&INJECTION) && vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
@@ -232,7 +240,13 @@ fn derived<V: VmcsAccess>(
         writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
     }
     if changed.intersects(&LOADED) || !loads_everything(vmcs23) {
-        loaded(vmcs23, outer, &inherited(), writer);
+        // What L3's last run has left in vmcs13 must not be overwritten unseen.
+        for field in vmcs23.in_vmcs13.intersection(&LOADED).iter() {
+            let value = writer.vmcs.read(field);
+            vmcs23.record(field, value);
+            vmcs23.in_vmcs13.remove(field);
+        }
+        loaded(vmcs23, outer, inherited, writer);
     }
 }
 

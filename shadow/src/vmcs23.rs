@@ -7,7 +7,7 @@
 //! VMCS Region").
 
 use vmcs::access::VmcsAccess;
-use vmcs::field::{FIELDS, Field, Width};
+use vmcs::field::{FIELDS, Field};
 use vmcs::software::SoftwareVmcs;
 
 use crate::field_set::FieldSet;
@@ -93,14 +93,30 @@ impl Vmcs23 {
     /// again. Unknown fields are ignored.
     #[inline]
     pub fn write(&mut self, field: Field, value: u64) {
-        let value = stored(field, value);
-        let old = self.fields.get(field);
-        if old != value || self.in_vmcs13.contains(field) {
-            self.fields.set(field, value);
-            self.changed.insert(field);
-            self.unchecked.insert(field);
-            self.in_vmcs13.remove(field);
+        let Some(row) = field.row() else { return };
+        let old = self.fields.row(row);
+        self.fields.set(field, value);
+        if old != self.fields.row(row) || self.in_vmcs13.contains_row(row) {
+            self.changed.insert_row(row);
+            self.unchecked.insert_row(row);
+            self.in_vmcs13.remove_row(row);
         }
+    }
+
+    /// The value of the field with this row of the table.
+    #[must_use]
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> u64 {
+        self.fields.row(row)
+    }
+
+    /// A change that came through the shadow VMCS: like [`Self::write`] of a value that is known to fit the field.
+    #[inline(always)]
+    pub(crate) fn write_row(&mut self, row: usize, value: u64) {
+        self.fields.set_row(row, value);
+        self.changed.insert_row(row);
+        self.unchecked.insert_row(row);
+        self.in_vmcs13.remove_row(row);
     }
 
     /// What a VM exit leaves in a field: vmcs13 has the same value, or the field does not go there.
@@ -120,14 +136,6 @@ impl Vmcs23 {
     pub const fn abort_indicator_offset() -> usize {
         ABORT_INDICATOR
     }
-}
-
-/// What VMWRITE leaves in a field: as much as its width, and of access rights only the bits that mean something, as
-/// processors keep them (SDM 3C table 24-2 "Format of Access Rights").
-#[must_use]
-#[inline]
-fn stored(field: Field, value: u64) -> u64 {
-    if field.width() == Width::Bits32 { value & 0xffff_ffff } else { value }
 }
 
 fn word(region: &[u8; REGION_SIZE], offset: usize) -> u32 {

@@ -153,6 +153,9 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
     save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept);
     information.write(vmcs23);
+    if nested.regions.hardware.as_ref().is_some_and(super::regions::Hardware::serves_everything) {
+        shadow::exit::pull(vmcs23, &mut vcpu.platform);
+    }
     let controls = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
     if let Some(timer) = timer
         && controls.contains(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE)
@@ -212,9 +215,13 @@ pub fn back_to_l2<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
 fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, nmi_blocking: bool) {
     if nested.running.is_some() {
         back_to_l2(vcpu, nested);
-        switch(vcpu, Region::Vmcs12);
     }
+    let (slot, hardware) = (nested.operation.current_slot(), &mut nested.regions.hardware);
     let Some(vmcs23) = nested.operation.current() else { return };
+    if let (Some(hardware), Some(slot)) = (hardware, slot) {
+        hardware.send(slot, vmcs23, &mut vcpu.platform);
+    }
+    switch(vcpu, Region::Vmcs12);
     let host = HostState::read(vmcs23, kept);
     load_host_state(vmcs23, &host, nmi_blocking, &mut vcpu.platform);
     let entry = u64::from(vcpu.controls.entry.bits());

@@ -16,8 +16,8 @@ pub mod regions;
 mod shadowing;
 
 use shadow::ept::Composition;
+use shadow::field_set::FieldSet;
 use shadow::merge::{Outer, Owned};
-use shadow::mode::ShadowingMode;
 use shadow::operation::{Operation, SLOTS};
 use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
@@ -43,7 +43,8 @@ pub struct Nested {
     primary12: PrimaryProcessorBased,
     /// Time-stamp counter at which L2's VMX-preemption timer expires.
     timer: Option<u64>,
-    mode: ShadowingMode,
+    /// Fields that no rule of VM entry looks at.
+    free: FieldSet,
 }
 
 /// What of L1 goes into every vmcs13.
@@ -67,21 +68,20 @@ impl Nested {
     pub fn new(
         offered: Capabilities,
         physical_address_width: u32,
-        shadow_vmcs: bool,
         composition: Composition<'static>,
         msr_bitmap: regions::MergedBitmap,
         constants: Constants,
-        mode: ShadowingMode,
+        hardware: Option<regions::Hardware>,
     ) -> Self {
         Self {
             offered,
-            operation: Operation::new(physical_address_width, shadow_vmcs),
+            operation: Operation::new(&offered, physical_address_width),
             composition,
             running: None,
-            regions: regions::Regions::new(msr_bitmap, constants),
+            regions: regions::Regions::new(msr_bitmap, constants, hardware),
             primary12: PrimaryProcessorBased::empty(),
             timer: None,
-            mode,
+            free: free_fields(),
         }
     }
 
@@ -96,6 +96,17 @@ impl Nested {
     pub const fn timer(&self) -> Option<u64> {
         self.timer
     }
+}
+
+/// The fields that no rule of VM entry looks at: a change of them needs no check.
+fn free_fields() -> FieldSet {
+    let mut free = FieldSet::ALL;
+    for rule in vmcs::entry_check::groups().flat_map(|group| group.rules) {
+        for field in rule.fields {
+            free.remove(*field);
+        }
+    }
+    free
 }
 
 /// What L1 wants of vmcs13.
