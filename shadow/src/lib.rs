@@ -1,5 +1,4 @@
-//! Nested VMX: what a guest hypervisor sees of VMX, and how its VMCS accesses are served: by VMCS shadowing in hardware, or by
-//! software merging.
+//! How a guest hypervisor's VMCS accesses are served: VMCS shadowing in hardware, or software merging.
 //!
 //! Pure logic over the capabilities of a processor: no hardware, no unsafe code.
 #![no_std]
