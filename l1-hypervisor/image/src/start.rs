@@ -96,7 +96,7 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
     };
     // Also of a processor that L1 cannot use: there they are asked for most.
     if information.report_capabilities != REPORT_NOTHING {
-        send_capabilities(channel, &capabilities);
+        send_capabilities(channel, FrameKind::Capabilities, &capabilities);
     }
     if let Err(unfit) = enter_vmx_operation(&capabilities) {
         end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}"));
@@ -181,10 +181,10 @@ fn read_capabilities() -> Result<Capabilities, Unfit> {
     }
 }
 
-fn send_capabilities(channel: &mut Channel, capabilities: &Capabilities) {
+fn send_capabilities(channel: &mut Channel, kind: FrameKind, capabilities: &Capabilities) {
     let entries: Vec<u8> =
         capabilities.iter().flat_map(|(number, value)| number.to_le_bytes().into_iter().chain(value.to_le_bytes())).collect();
-    channel.frame(FrameKind::Capabilities, &[&entries]);
+    channel.frame(kind, &[&entries]);
 }
 
 /// Checks the capabilities, prepares CR0, CR4 and XCR0, and executes VMXON.
@@ -265,6 +265,9 @@ fn host_guest(
         secondary.contains(SecondaryProcessorBased::ENABLE_RDTSCP),
     );
     features.offer_vmx(capabilities, nested_profile(information));
+    if let Some(offered) = features.offered.as_ref().filter(|_| information.report_capabilities != REPORT_NOTHING) {
+        send_capabilities(channel, FrameKind::OfferedCapabilities, offered);
+    }
     let structures = build_structures(capabilities, information);
     let Some(recorder) = RECORDER.take() else { panic!("the recorder is taken twice") };
     let mut link = HostLink::new(channel, information.machine);
