@@ -33,6 +33,9 @@ mod pool;
 mod roots;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub use access::{Access, Fault, Permissions};
 pub use composition::{Composition, Outcome};
 pub use entry::Rules;
