@@ -38,7 +38,7 @@ fn entries() -> impl Strategy<Value = u64> {
     let target = prop_oneof![
         6 => (0..TABLES).prop_map(table_address),
         2 => prop::sample::select(&[0, 2 * MIB, 4 * MIB + 0x3000, GIB, GIB + 6 * MIB, 0xa_0000, 3 * GIB, 1 << 39][..]),
-        2 => prop::sample::select(&[LARGE_PAGE, (2 * MIB) | LARGE_PAGE, GIB | LARGE_PAGE, (2 * GIB) | LARGE_PAGE, (5 * GIB) | LARGE_PAGE][..]),
+        2 => prop::sample::select(&[LARGE_PAGE, (2 * MIB) | LARGE_PAGE, GIB | LARGE_PAGE, (2 * GIB) | LARGE_PAGE, (3 * GIB) | LARGE_PAGE, (5 * GIB) | LARGE_PAGE][..]),
     ];
     let memory_type = prop_oneof![3 => Just(0_u64), 1 => (0..16_u64).prop_map(|bits| bits << 3)];
     let rare = prop_oneof![20 => Just(0_u64), 1 => (0..64_u32).prop_map(|bit| 1 << bit)];
@@ -63,7 +63,7 @@ fn offers() -> impl Strategy<Value = EptVpid> {
     prop_oneof![4 => Just(OFFERED), 1 => any::<u64>().prop_map(|bits| OFFERED & EptVpid::from_bits_retain(bits))]
 }
 
-/// L2's RAM with a hole, a part that may only be read, and one whose alignment in the machine allows no page of 1 GByte.
+/// L2's RAM with a hole, a part that may only be read, and two whose alignment in the machine allows no page of 1 GByte and no large page.
 fn memory() -> Memory {
     Memory::new(&[
         Region::new(0, 640 * KIB, 16 * GIB),
@@ -71,6 +71,7 @@ fn memory() -> Memory {
         Region { memory_type: MemoryType::WriteThrough, ..Region::new(8 * MIB, GIB - 8 * MIB, 16 * GIB + 8 * MIB) },
         Region::new(GIB, GIB, 20 * GIB + 2 * MIB),
         Region { permissions: Permissions::READ | Permissions::EXECUTE, ..Region::new(2 * GIB, GIB, 24 * GIB) },
+        Region::new(3 * GIB, GIB, 28 * GIB + 4 * KIB),
     ])
 }
 

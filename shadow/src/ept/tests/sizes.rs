@@ -55,6 +55,19 @@ fn a_large_page_gets_smaller_and_the_rest_of_it_goes() {
 }
 
 #[test]
+fn the_parts_of_a_large_page_have_no_neighbours_in_ept23() {
+    let mut memory = Memory::usual();
+    memory.regions[1].largest_block = 4 * KIB;
+    memory.map(EPTP23, 0, 2, (16 * MIB) | PAGE | LARGE_PAGE);
+    memory.map(EPTP23, 2 * MIB, 2, (32 * MIB) | PAGE | LARGE_PAGE);
+    let mut pages = pool(16);
+    let mut composition = composition(&mut pages);
+    composition.fault(&mut memory, EPTP23, Access::new(0, READ | FINAL));
+    assert!(mapped(&mut composition, EPTP23, 0).is_some());
+    assert_eq!(mapped(&mut composition, EPTP23, 0x1000), None);
+}
+
+#[test]
 fn small_pages_get_large_only_after_an_invept() {
     let mut memory = Memory::usual();
     memory.map(EPTP23, 0, 1, (16 * MIB) | PAGE);
