@@ -8,3 +8,4 @@ extern crate std;
 
 pub mod ept;
 pub mod mode;
+pub mod msr_list;
