@@ -106,6 +106,28 @@ fn what_is_empty_needs_no_flush() {
 }
 
 #[test]
+fn after_a_violation_l2_may_map_another_page_without_invept() {
+    for level in 1..=3 {
+        let mut memory = Memory::usual();
+        let large = if level > 1 { LARGE_PAGE } else { 0 };
+        let page = |number, permissions| (number * GIB) | (6 << 3) | large | permissions;
+        memory.map(EPTP23, 0, level, page(1, READ));
+        let mut pages = pool(16);
+        let mut composition = composition(&mut pages);
+        composition.fault(&mut memory, EPTP23, read(0));
+        assert_eq!(mapped(&mut composition, EPTP23, 0).expect("filled").address, 6 * GIB);
+        let write = Access::new(0, WRITE | FINAL);
+        let qualification = WRITE | FINAL | READ << 3;
+        assert_eq!(composition.fault(&mut memory, EPTP23, write), Outcome::L2(Fault::Violation { qualification }));
+        memory.map(EPTP23, 0, level, page(2, READ | WRITE));
+        assert_eq!(mapped(&mut composition, EPTP23, 0), None, "a read must not see the old page");
+        composition.fault(&mut memory, EPTP23, read(0));
+        assert_eq!(mapped(&mut composition, EPTP23, 0).expect("filled").address, 7 * GIB);
+        assert!(!composition.take_flush(), "the violation has told the processor");
+    }
+}
+
+#[test]
 fn the_root_used_longest_ago_makes_room() {
     let mut memory = Memory::usual();
     let mut pages = pool(64);

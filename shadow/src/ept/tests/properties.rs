@@ -119,6 +119,9 @@ fn check_access(
         prop_assert_eq!(mapped.permissions & needed, needed);
     } else {
         prop_assert!(!hit, "EPT13 allows what ends in {:?}", expected);
+        if !matches!(expected, Expected::NoRam { .. }) {
+            prop_assert_eq!(walk(composition), None);
+        }
     }
     Ok(())
 }
