@@ -231,7 +231,9 @@ impl<'p> Composition<'p> {
             let unaccessed = flags && entry & ACCESSED == 0;
             let Some(outer) = memory.translate(page).filter(|_| !unaccessed) else { continue };
             let mut permissions = permissions & translation.table_permissions & outer.permissions;
-            permissions.set(Permissions::WRITE, permissions.contains(Permissions::WRITE) && !clean);
+            if clean {
+                permissions -= Permissions::WRITE;
+            }
             if !permissions.is_empty() {
                 self.pool.set_entry(table, address, 1, page_entry(1, &outer, permissions));
             }
