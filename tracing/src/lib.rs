@@ -6,8 +6,10 @@
 //! from.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
+pub mod nested;
 pub mod record;
 pub mod ring;
+pub mod rule;
 
 #[cfg(feature = "std")]
 pub mod canonical;
