@@ -129,7 +129,8 @@ pub struct Record {
     pub kind: u8,
     /// VM-exit instruction length in bytes; 0 where the exit defines none.
     pub instruction_length: u8,
-    /// For an exit of L3 the rule that decided whose it is, a [`ReflectionRule`]. Zero for an exit of L2.
+    /// For an exit of L3 the rule that decided whose it is, a [`ReflectionRule`]. Zero for an exit of L2. For an entry
+    /// of L3 that failed the rule that is broken, an [`EntryRule`](crate::nested::EntryRule).
     pub rule: u16,
     /// Guest RIP at the exit.
     pub rip: u64,

@@ -70,7 +70,7 @@ fn exits() {
         error_code: 5,
         idt_vectoring: INTERRUPT.information,
         instruction_length: 3,
-        rule: ReflectionRule::EPT_VIOLATION_EPT23,
+        rule: ReflectionRule(38),
         fields: 20,
     };
     assert_eq!(NestedExit::read(&exit.record(TSC)), Some(exit));
