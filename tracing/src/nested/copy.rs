@@ -89,16 +89,17 @@ macro_rules! merge_groups {
 }
 
 merge_groups! {
-    0 FIRST "first" "Everything, because vmcs13 did not hold this vmcs23.";
-    1 CONTROLS "controls" "VM-execution, VM-exit and VM-entry controls, exception bitmap.";
-    2 GUEST_STATE "guest state" "The guest state that rarely changes: segments, descriptor tables, MSRs.";
-    3 CONTROL_REGISTERS "control registers" "CR0, CR3 and CR4, their masks and read shadows, EFER, PDPTEs.";
-    4 BITMAPS "bitmaps" "MSR bitmap and I/O bitmaps.";
-    5 MSR_LISTS "MSR lists" "VM-exit MSR-store, VM-exit MSR-load and VM-entry MSR-load list.";
-    6 EPT "EPT" "EPT13, VPID and what else translates addresses.";
-    7 EVENT "event" "The event to inject, interruptibility and activity state.";
-    8 TIME "time" "TSC offset and multiplier, VMX-preemption timer.";
-    9 HOT "hot" "What every entry writes: RIP, RSP, RFLAGS.";
+    0 EVERYTHING "everything" "All fields, because vmcs13 did not hold this vmcs23.";
+    1 COPIED "copied" "Fields that vmcs13 holds with the value of vmcs23.";
+    2 INJECTION "injection" "The event to inject.";
+    3 PROCESSOR_BASED "processor-based" "Processor-based controls and TSC offset.";
+    4 EXCEPTIONS "exceptions" "Exception bitmap, page-fault error-code mask and match.";
+    5 CR0 "CR0" "CR0, its mask and its read shadow.";
+    6 CR4 "CR4" "CR4, its mask and its read shadow.";
+    7 LOADED "loaded" "What a \"load\" control loads or leaves as L2 had it: EFER, PAT, debug controls.";
+    8 TRANSLATION "translation" "EPT pointer and VPID.";
+    9 BITMAPS "bitmaps" "MSR bitmap and I/O bitmaps.";
+    10 TIMER "timer" "VMX-preemption timer.";
 }
 
 impl fmt::Display for MergeGroups {
@@ -131,8 +132,8 @@ mod tests {
         });
         assert_eq!(all.count_ones() as usize, MergeGroups::ALL.len());
         assert_eq!(MergeGroups(0).to_string(), "nothing");
-        assert_eq!(MergeGroups(0b1010).to_string(), "controls, control registers");
-        assert_eq!(MergeGroups(0x8000_0001).to_string(), "first, 0x80000000");
+        assert_eq!(MergeGroups(0b0110_0010).to_string(), "copied, CR0, CR4");
+        assert_eq!(MergeGroups(0x8000_0001).to_string(), "everything, 0x80000000");
         assert_eq!(MergeGroups(0x8000_0000).to_string(), "0x80000000");
     }
 
