@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use exit_trace::canonical::{Canonical, Options as CanonicalOptions};
+use exit_trace::canonical::{Canonical, Mode, Options as CanonicalOptions};
 use exit_trace::statistics::Statistics;
 use exit_trace::symbols::SymbolTable;
 use l1_protocol::boot;
@@ -356,5 +356,5 @@ pub fn symbols(guest: &LoadedGuest<'_>) -> SymbolTable {
 #[must_use]
 pub fn canonical_options(guest: &LoadedGuest<'_>, symbols: SymbolTable) -> CanonicalOptions {
     let load_base = (guest.format != GuestFormat::Linux).then_some(guest.load_base);
-    CanonicalOptions { symbols, load_base }
+    CanonicalOptions { symbols, load_base, mode: Mode::Full }
 }
