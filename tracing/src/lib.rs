@@ -32,6 +32,8 @@ mod sample;
 #[cfg(feature = "std")]
 pub mod statistics;
 #[cfg(feature = "std")]
+mod step_fields;
+#[cfg(feature = "std")]
 mod step_words;
 #[cfg(feature = "std")]
 pub mod symbols;
