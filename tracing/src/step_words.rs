@@ -131,3 +131,37 @@ fn sync(sync: ShadowSync) -> String {
 fn merge(merge: Merge) -> String {
     format!("merge, {}: {}", fields(merge.fields), merge.groups)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+    use crate::step_fields::StepFields;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_step_that_is_damaged_says_so() {
+        let sync = Record { kind: RecordKind::Sync as u8, reason: 7, ..Record::ZERO };
+        assert_eq!(summary(&sync).as_deref(), Some("sync that no record can say"));
+        let inject = Record { kind: RecordKind::NestedInject as u8, ..Record::ZERO };
+        assert_eq!(summary(&inject).as_deref(), Some("nested_inject that no record can say"));
+    }
+
+    #[test]
+    fn an_exit_is_no_step() {
+        assert_eq!(summary(&sample::hlt()), None);
+        assert_eq!(details(&sample::hlt()), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_steps_have_words_in_one_line(raw in prop::collection::vec(any::<u8>(), 64), kind in 2_u8..10) {
+            let arbitrary: Record = zerocopy::FromBytes::read_from_bytes(&raw).expect("64 bytes");
+            let record = Record { kind, ..arbitrary };
+            let words = summary(&record).expect("a step has words");
+            prop_assert!(!words.is_empty() && !words.contains('\n'));
+            prop_assert!(details(&record).iter().all(|detail| !detail.contains('\n')));
+            prop_assert_eq!(StepFields::of(&record).outcome.is_some(), kind == RecordKind::NestedEntryFailed as u8);
+        }
+    }
+}
