@@ -30,6 +30,8 @@ const ON_BOCHS: &[(&str, Test)] = &[
     ("interrupt_keeps_the_trace", interrupt_keeps_the_trace),
     ("standard_input_reaches_the_guest", standard_input_reaches_the_guest),
     ("json_trace", json_trace),
+    ("tree_trace", tree_trace),
+    ("a_guest_without_l3_hides_nothing", a_guest_without_l3_hides_nothing),
     ("statistics", statistics),
     ("runs_repeat_to_the_instruction", runs_repeat_to_the_instruction),
     ("many_runs_side_by_side", many_runs_side_by_side),
@@ -195,6 +197,23 @@ fn json_trace() -> Result<(), Failed> {
         reasons.iter().any(|reason| reason == "CPUID") && reasons.last().is_some_and(|last| last == "IO_INSTRUCTION"),
         format!("{reasons:?}"),
     )
+}
+
+/// A tree goes where `--trace-out` says, whole, a line a record.
+fn tree_trace() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("tree.txt");
+    let path = file.to_str().ok_or("the folder's name is no text")?;
+    expect(&on_bochs(&["cpuid", "--trace", "tree", "--quiet", "--trace-out", path])?, 0, &[])?;
+    let text = fs::read_to_string(&file)?;
+    let whole = text.lines().zip(0..).all(|(line, number)| line.starts_with(&format!("#{number} L2 rip 0x")));
+    check(whole && text.contains(": CPUID leaf=") && text.ends_with('\n'), text)
+}
+
+fn a_guest_without_l3_hides_nothing() -> Result<(), Failed> {
+    let run = |form| on_bochs(&["cpuid", "--trace", form, "--quiet"]);
+    let (canonical, observable) = (run("canonical")?, run("observable")?);
+    check(canonical.stderr == observable.stderr && !canonical.stderr.is_empty(), String::from_utf8_lossy(&observable.stderr))
 }
 
 fn statistics() -> Result<(), Failed> {

@@ -302,8 +302,12 @@ pub enum TraceChoice {
     Pretty,
     /// A JSON object an exit
     Json,
+    /// A tree an exit of a nested guest, for people
+    Tree,
     /// Text that does not vary from run to run, for snapshots
     Canonical,
+    /// Canonical text of what the guests can observe, the same with and without hardware VMCS shadowing
+    Observable,
 }
 
 /// An exit that L1 does not need.

@@ -5,9 +5,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use exit_trace::canonical::{Canonical, Options as CanonicalOptions};
+use exit_trace::canonical::{Canonical, Mode, Options as CanonicalOptions};
+use exit_trace::event::Emitter;
 use exit_trace::statistics::Statistics;
 use exit_trace::symbols::SymbolTable;
+use exit_trace::tree::Tree;
 use l1_protocol::boot;
 use l1_protocol::end::ExitStatus;
 use thiserror::Error;
@@ -158,11 +160,11 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     let events = match arguments.trace {
         TraceChoice::Pretty => Some(EventFormat::Pretty),
         TraceChoice::Json => Some(EventFormat::Json),
-        TraceChoice::Off | TraceChoice::Canonical => None,
+        TraceChoice::Off | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => None,
     };
     let mut trace_file = arguments.trace_out.as_deref().map(create).transpose()?;
     if arguments.trace == TraceChoice::Off && trace_file.is_some() {
-        return Err(RunError::Usage("--trace-out needs --trace pretty, json or canonical"));
+        return Err(RunError::Usage("--trace-out needs --trace pretty, json, tree, canonical or observable"));
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
     let verbosity = if arguments.quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
@@ -177,16 +179,22 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
     let target = choose_machine(arguments)?;
-    let symbols = symbols(&guest);
+    // The guest hypervisors that are built in run functions of their own as L3.
+    let symbols = if built_in::find(&arguments.guest).is_some() { symbols(&guest).with_nested_guests() } else { symbols(&guest) };
+    let trace_output = || -> Box<dyn Write> {
+        match trace_file {
+            Some(file) => Box::new(BufWriter::new(file)),
+            None => Box::new(io::stderr()),
+        }
+    };
     let trace = match arguments.trace {
         TraceChoice::Off => Trace::Off,
-        TraceChoice::Pretty | TraceChoice::Json => Trace::Events(symbols.clone()),
-        TraceChoice::Canonical => {
-            let writer: Box<dyn Write> = match trace_file {
-                Some(file) => Box::new(BufWriter::new(file)),
-                None => Box::new(io::stderr()),
-            };
-            Trace::Canonical(Some(Canonical::new(canonical_options(&guest, symbols.clone()), writer)))
+        TraceChoice::Pretty | TraceChoice::Json => Trace::Events(Emitter::new(symbols.clone())),
+        TraceChoice::Tree => Trace::Tree(Some(Tree::new(symbols.clone(), trace_output()))),
+        TraceChoice::Canonical | TraceChoice::Observable => {
+            let mode = if arguments.trace == TraceChoice::Observable { Mode::Observable } else { Mode::Full };
+            let options = CanonicalOptions { mode, ..canonical_options(&guest, symbols.clone()) };
+            Trace::Canonical(Some(Canonical::new(options, trace_output())))
         }
     };
     let mut sinks = Sinks { console: Box::new(io::stdout()), trace, statistics: arguments.stats.then(Statistics::new) };
@@ -390,5 +398,5 @@ pub fn symbols(guest: &LoadedGuest<'_>) -> SymbolTable {
 #[must_use]
 pub fn canonical_options(guest: &LoadedGuest<'_>, symbols: SymbolTable) -> CanonicalOptions {
     let load_base = (guest.format != GuestFormat::Linux).then_some(guest.load_base);
-    CanonicalOptions { symbols, load_base }
+    CanonicalOptions { symbols, load_base, mode: Mode::Full }
 }
