@@ -67,6 +67,10 @@ global_asm!(
     "add $24, %rdx",
     "jmp 2b",
     "3:",
+    // The caches are on, as L1 has them: CD and NW are 1 after reset.
+    "mov %cr0, %rax",
+    "and $0x9fffffff, %eax",
+    "mov %rax, %cr0",
     "lgdt 6(%rbx)",
     "mov 16(%rbx), %rax",
     "mov %rax, %cr3",
