@@ -336,7 +336,6 @@ impl Scene {
 
         self.start(halt, INTERRUPTS_ON);
         self.print_exit("ends HLT", halt)?;
-        println!("    activity state {}", self.l3.read(Field::GUEST_ACTIVITY_STATE));
         pic::end_of_interrupt();
 
         self.l3.set_controls(|controls| {
