@@ -21,13 +21,15 @@ use crate::loader::{GuestFormat, LoadedGuest};
 use crate::machine::MemoryImage;
 
 /// Where the page tables for the start lie. The guest's memory, .bss included, ends below.
-pub const PAGE_TABLES: u64 = 16 << 20;
+pub(super) const PAGE_TABLES: u64 = 16 << 20;
 /// Where the first instructions lie.
 const CODE: u64 = PAGE_TABLES + BOOT_PAGE_TABLE_PAGES * PAGE_SIZE;
 /// Where the first instructions find what to do: [`handover_words`].
-pub const HANDOVER: u64 = CODE + PAGE_SIZE;
+pub(super) const HANDOVER: u64 = CODE + PAGE_SIZE;
 /// Where the guest's low memory is copied from.
 const LOW_MEMORY: u64 = HANDOVER + PAGE_SIZE;
+/// What Bochs says in its log when a triple fault ends it.
+pub const TRIPLE_FAULT: &str = "exception with no resolution";
 /// The least memory a machine can have, in bytes.
 const MEMORY_MINIMUM: u64 = 32 << 20;
 
