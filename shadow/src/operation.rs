@@ -27,7 +27,7 @@ pub trait Machine {
     /// Brings the canonical copy up to date with what vmcs13 holds of L3's state.
     fn pull(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot has become current: its shadow VMCS may be linked.
-    fn activate(&mut self, slot: usize, vmcs23: &Vmcs23);
+    fn activate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot is no longer current: what its shadow VMCS holds is brought home, and nothing stays linked.
     fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot is given up: vmcs13 and shadow VMCS are VMCLEARed.
@@ -213,7 +213,8 @@ impl Operation {
         if let Some(Some(entry)) = self.slots.get_mut(slot) {
             entry.last_use = self.clock;
             entry.vmcs23.is_shadow = identifier & SHADOW_INDICATOR != 0;
-            machine.activate(slot, &entry.vmcs23);
+            entry.vmcs23.unsent = FieldSet::ALL;
+            machine.activate(slot, &mut entry.vmcs23);
             self.current = Some(slot);
         }
         Reply::Succeed

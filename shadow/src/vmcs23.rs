@@ -36,6 +36,10 @@ pub struct Vmcs23 {
     pub changed: FieldSet,
     /// Fields that have changed since the last entry check that found nothing.
     pub unchecked: FieldSet,
+    /// Fields that have changed since they were last copied to the shadow VMCS.
+    pub unsent: FieldSet,
+    /// Whether L3 may have changed a register that is loaded at VM entry and not saved at VM exit.
+    pub registers_touched: bool,
     /// Guest-state fields whose newest value is in vmcs13 and has not been asked for yet.
     pub in_vmcs13: FieldSet,
 }
@@ -50,6 +54,8 @@ impl Vmcs23 {
             is_shadow: false,
             changed: FieldSet::ALL,
             unchecked: FieldSet::ALL,
+            unsent: FieldSet::ALL,
+            registers_touched: true,
             in_vmcs13: FieldSet::EMPTY,
         }
     }
@@ -63,6 +69,8 @@ impl Vmcs23 {
         self.launched = word(region, LAUNCH_STATE) != 0;
         self.changed = FieldSet::ALL;
         self.unchecked = FieldSet::ALL;
+        self.unsent = FieldSet::ALL;
+        self.registers_touched = true;
         self.in_vmcs13 = FieldSet::EMPTY;
     }
 
@@ -99,6 +107,7 @@ impl Vmcs23 {
         if old != self.fields.row(row) || self.in_vmcs13.contains_row(row) {
             self.changed.insert_row(row);
             self.unchecked.insert_row(row);
+            self.unsent.insert_row(row);
             self.in_vmcs13.remove_row(row);
         }
     }
@@ -122,7 +131,12 @@ impl Vmcs23 {
     /// What a VM exit leaves in a field: vmcs13 has the same value, or the field does not go there.
     #[inline(always)]
     pub fn record(&mut self, field: Field, value: u64) {
-        self.fields.set(field, value);
+        if let Some(row) = field.row()
+            && self.fields.row(row) != value
+        {
+            self.fields.set(field, value);
+            self.unsent.insert_row(row);
+        }
     }
 
     /// Offset in the region and size of a field's value, for a shadow VMCS that stays in the guest's memory.

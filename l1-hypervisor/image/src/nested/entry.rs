@@ -6,7 +6,7 @@
 
 use core::cell::RefCell;
 
-use shadow::exit::ExitInformation;
+use shadow::exit::{ExitInformation, HOST_FIELDS};
 use shadow::field_set::FieldSet;
 use shadow::merge::{self, Inherited};
 use shadow::operation::{Machine as _, Reply};
@@ -45,6 +45,10 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     if vmcs23.is_shadow {
         return Err(Reply::FailInvalid);
     }
+    if vmcs23.changed.intersects(&HOST_FIELDS) || !vmcs23.launched {
+        nested.host_is_loaded = false;
+    }
+    nested.interruptibility12 = interruptibility;
     if let Some(hardware) = &mut nested.regions.hardware {
         hardware.fetch(slot, vmcs23, &mut vcpu.platform);
     }
