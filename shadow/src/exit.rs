@@ -36,7 +36,7 @@ pub struct ExitInformation {
 }
 
 impl ExitInformation {
-    /// Reads what the current VMCS says about an exit with this reason; what the reason does not define is not read.
+    /// Reads what the current VMCS says about an exit with this reason; what the reason never defines is not read.
     pub fn read(vmcs: &mut impl VmcsAccess, reason: ExitReason) -> Self {
         let mut exit = Self { reason: reason.0, ..Self::default() };
         let Some(row) = reason.basic().information() else {
@@ -63,17 +63,14 @@ impl ExitInformation {
                 exit.idt_vectoring_error_code = vmcs.read(Field::IDT_VECTORING_ERROR_CODE) as u32;
             }
         }
-        let (interruption, vectoring) = (InterruptionInformation(exit.interruption), InterruptionInformation(exit.idt_vectoring));
-        let holds = |when: When| when.holds(exit.qualification, interruption, vectoring);
-        let (length, linear, physical) =
-            (holds(row.instruction_length), holds(row.guest_linear_address), holds(row.guest_physical_address));
-        if length {
+        // Where a field is defined for some exits of this reason only, L2 gets what the processor has left in the others, too.
+        if row.instruction_length != When::Never {
             exit.instruction_length = Some(vmcs.read(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32);
         }
-        if linear {
+        if row.guest_linear_address != When::Never {
             exit.guest_linear_address = Some(vmcs.read(Field::GUEST_LINEAR_ADDRESS));
         }
-        if physical {
+        if row.guest_physical_address != When::Never {
             exit.guest_physical_address = Some(vmcs.read(Field::GUEST_PHYSICAL_ADDRESS));
         }
         exit
