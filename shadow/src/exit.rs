@@ -177,7 +177,10 @@ macro_rules! save {
 macro_rules! save_control_register {
     ($vmcs23:ident, $vmcs13:ident, $value:ident, $shadow:ident, $mask:ident, $owned:expr) => {
         let mask = $vmcs23.get(Field::$mask);
-        let (real, shadow) = ($vmcs13.read(Field::$value), $vmcs13.read(Field::$shadow));
+        let real = $vmcs13.read(Field::$value);
+        // What the merge has written is the old value of the bits that L1 owns and L2 does not mask; only L1's own
+        // handlers change it.
+        let shadow = if $vmcs23.registers_touched { $vmcs13.read(Field::$shadow) } else { $vmcs23.get(Field::$value) };
         let seen = real & !$owned | shadow & $owned;
         let value = seen & !mask | $vmcs23.get(Field::$value) & mask;
         $vmcs23.record(Field::$value, value);
@@ -207,8 +210,10 @@ pub fn save_guest_state(
     // An instruction that exits was executed by a processor that was active.
     let activity = if by_instruction { 0 } else { vmcs13.read(Field::GUEST_ACTIVITY_STATE) };
     vmcs23.record(Field::GUEST_ACTIVITY_STATE, activity);
+    let old_cr0 = vmcs23.get(Field::GUEST_CR0);
     save_control_register!(vmcs23, vmcs13, GUEST_CR0, CR0_READ_SHADOW, CR0_GUEST_HOST_MASK, owned.cr0);
     save_control_register!(vmcs23, vmcs13, GUEST_CR4, CR4_READ_SHADOW, CR4_GUEST_HOST_MASK, owned.cr4);
+    let paging_changed = (old_cr0 ^ vmcs23.get(Field::GUEST_CR0)) & CR0_PG != 0;
     let exit = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
     let mut lazy = if ept { LAZY } else { WITHOUT_PDPTES };
     if exit.contains(PrimaryExit::SAVE_DEBUG_CONTROLS) {
@@ -225,13 +230,13 @@ pub fn save_guest_state(
     // Information and Updating VM-Entry Control Fields").
     let information = vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION);
     vmcs23.record(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information & !(1 << 31));
-    let controls = Entry::from_bits_retain(vmcs13.read(Field::VM_ENTRY_CONTROLS) as u32) & Entry::IA_32E_MODE_GUEST;
-    let old = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS));
-    let new = old - Entry::IA_32E_MODE_GUEST | controls;
-    if new != old {
+    if paging_changed || vmcs23.registers_touched {
+        let controls = Entry::from_bits_retain(vmcs13.read(Field::VM_ENTRY_CONTROLS) as u32) & Entry::IA_32E_MODE_GUEST;
+        let old = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS));
+        let new = old - Entry::IA_32E_MODE_GUEST | controls;
         vmcs23.registers_touched = true;
+        vmcs23.record(Field::VM_ENTRY_CONTROLS, new.bits().into());
     }
-    vmcs23.record(Field::VM_ENTRY_CONTROLS, new.bits().into());
 }
 
 /// Fetches what [`save_guest_state`] has left in vmcs13, which is current; says how many fields that were.
@@ -271,6 +276,7 @@ pub struct HostState {
 /// CR0 bits that a VM exit leaves alone: reserved ones, CD, NW and ET (SDM 3C 27.5.1 "Loading Host Control Registers,
 /// Debug Registers, MSRs").
 const CR0_KEPT: u64 = !0xffff_ffff | 1 << 30 | 1 << 29 | 0x1ff8_0000 | 1 << 17 | 0xffc0 | 1 << 4;
+const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_PCIDE: u64 = 1 << 17;
 const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;

@@ -47,7 +47,7 @@ pub struct Outer {
 }
 
 /// Registers of L2 at its VMLAUNCH or VMRESUME, which L3 goes on with where vmcs23 does not load its own.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the register it is named after")]
 pub struct Inherited {
     pub efer: u64,
@@ -170,8 +170,13 @@ pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: &Inherited, vmcs13: 
         }
     });
     let rest = changed.difference(&COPIED);
-    if !rest.is_empty() || loads_again(vmcs23) {
+    if !rest.is_empty() || loads_again(vmcs23, inherited) {
         derived(vmcs23, &rest, outer, inherited, &mut writer);
+    }
+    // L3 can change DR7 without L1 seeing it, and an exit that does not save it leaves it behind.
+    if !keeps_debug_registers(vmcs23) {
+        let loads = entry_controls(vmcs23).contains(Entry::LOAD_DEBUG_CONTROLS);
+        writer.write(Field::GUEST_DR7, if loads { vmcs23.get(Field::GUEST_DR7) } else { inherited.dr7 });
     }
     vmcs23.changed = FieldSet::EMPTY;
     writer.count
@@ -186,11 +191,18 @@ pub fn inherits(vmcs23: &Vmcs23) -> bool {
 
 const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
 
-/// Whether EFER, PAT and the debug controls must be written although nothing of vmcs23 has changed: L2's own are kept for
-/// L3, or L3 has changed one that its exit did not save. DR7 can change without L1 seeing it.
+/// Whether EFER, PAT and the debug controls must be written although nothing of vmcs23 has changed: L3 keeps L2's own and
+/// those have changed, or L3 has changed one that its exit did not save.
 #[inline]
-fn loads_again(vmcs23: &Vmcs23) -> bool {
-    inherits(vmcs23) || vmcs23.registers_touched || !exit_controls(vmcs23).contains(PrimaryExit::SAVE_DEBUG_CONTROLS)
+fn loads_again(vmcs23: &Vmcs23, inherited: &Inherited) -> bool {
+    vmcs23.registers_touched || inherits(vmcs23) && vmcs23.inherited != *inherited
+}
+
+/// Whether DR7 is both loaded at every entry and saved at every exit.
+#[inline]
+fn keeps_debug_registers(vmcs23: &Vmcs23) -> bool {
+    entry_controls(vmcs23).contains(Entry::LOAD_DEBUG_CONTROLS)
+        && exit_controls(vmcs23).contains(PrimaryExit::SAVE_DEBUG_CONTROLS)
 }
 
 fn entry_controls(vmcs23: &Vmcs23) -> Entry {
@@ -239,7 +251,7 @@ fn derived<V: VmcsAccess>(
         writer.write(Field::CR4_GUEST_HOST_MASK, mask | outer.owned.cr4);
         writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
     }
-    if changed.intersects(&LOADED) || loads_again(vmcs23) {
+    if changed.intersects(&LOADED) || loads_again(vmcs23, inherited) {
         // What L3's last run has left in vmcs13 must not be overwritten unseen.
         for field in vmcs23.in_vmcs13.intersection(&LOADED).iter() {
             let value = writer.vmcs.read(field);
@@ -248,6 +260,7 @@ fn derived<V: VmcsAccess>(
         }
         loaded(vmcs23, outer, inherited, writer);
         vmcs23.registers_touched = false;
+        vmcs23.inherited = *inherited;
     }
 }
 

@@ -11,6 +11,7 @@ use vmcs::field::{FIELDS, Field};
 use vmcs::software::SoftwareVmcs;
 
 use crate::field_set::FieldSet;
+use crate::merge::Inherited;
 
 /// Bytes of a VMCS region.
 pub const REGION_SIZE: usize = 4096;
@@ -40,6 +41,8 @@ pub struct Vmcs23 {
     pub unsent: FieldSet,
     /// Whether L3 may have changed a register that is loaded at VM entry and not saved at VM exit.
     pub registers_touched: bool,
+    /// What L3 got from L2 at the last entry.
+    pub inherited: Inherited,
     /// Guest-state fields whose newest value is in vmcs13 and has not been asked for yet.
     pub in_vmcs13: FieldSet,
 }
@@ -56,6 +59,7 @@ impl Vmcs23 {
             unchecked: FieldSet::ALL,
             unsent: FieldSet::ALL,
             registers_touched: true,
+            inherited: Inherited { efer: 0, pat: 0, debugctl: 0, dr7: 0 },
             in_vmcs13: FieldSet::EMPTY,
         }
     }

@@ -26,6 +26,8 @@ use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
 
+/// What an exit of L3 has left in L2's DR7 (SDM 3C 27.5.1).
+const DR7_AFTER_EXIT: u64 = 0x400;
 /// Blocking by MOV SS, in the interruptibility state.
 const MOV_SS_BLOCKING: u64 = 1 << 1;
 /// Bit 31 of the exit reason: VM-entry failure.
@@ -49,6 +51,13 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         nested.host_is_loaded = false;
     }
     nested.interruptibility12 = interruptibility;
+    let inherited = if !merge::inherits(vmcs23) {
+        Inherited::default()
+    } else if nested.host_is_loaded {
+        Inherited { efer: nested.loaded.efer, pat: nested.loaded.pat, debugctl: 0, dr7: DR7_AFTER_EXIT }
+    } else {
+        inherited(vcpu)
+    };
     if let Some(hardware) = &mut nested.regions.hardware {
         hardware.fetch(slot, vmcs23, &mut vcpu.platform);
     }
@@ -61,12 +70,6 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     }
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
-    let inherited = if merge::inherits(vmcs23) {
-        vcpu.platform.make_current(Region::Vmcs12);
-        inherited(vcpu)
-    } else {
-        Inherited::default()
-    };
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
     merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);

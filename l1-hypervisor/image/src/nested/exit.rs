@@ -33,7 +33,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let decided = with(vcpu, |vcpu, nested| {
         let decision = decide_exit(vcpu, nested, exit);
         if decision.reflect {
-            reflect(vcpu, nested, exit.reason);
+            reflect(vcpu, nested, exit);
             return Some(Action::Reflect);
         }
         keep(vcpu, nested, exit)
@@ -101,7 +101,7 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
         Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
             let now = vcpu.platform.time_stamp_counter();
             if nested.timer.is_some_and(|timer| now >= timer) {
-                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() });
+                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() }, exit.rip);
                 return Some(Action::Reflect);
             }
             Some(Action::Resume)
@@ -134,7 +134,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
                 information.guest_linear_address = None;
             }
             information.guest_physical_address = Some(address);
-            leave(vcpu, nested, &information);
+            leave(vcpu, nested, &information, exit.rip);
             Some(Action::Reflect)
         }
         Outcome::L1 { .. } => None,
@@ -142,15 +142,14 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
 }
 
 /// The exit that has happened becomes L2's.
-fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
-    let information = ExitInformation::read(&mut vcpu.platform, reason);
-    leave(vcpu, nested, &information);
+fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &Exit) {
+    let information = ExitInformation::read(&mut vcpu.platform, exit.reason);
+    leave(vcpu, nested, &information, exit.rip);
 }
 
-/// From L3 to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
-pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+/// From L3, whose RIP is `rip`, to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
+pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation, rip: u64) {
     let owned = owned(vcpu);
-    let rip = vcpu.platform.read(Field::GUEST_RIP);
     let timer = nested.timer;
     let Some(vmcs23) = nested.operation.current() else { return };
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);

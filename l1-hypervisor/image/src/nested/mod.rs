@@ -45,6 +45,8 @@ pub struct Nested {
     primary12: PrimaryProcessorBased,
     /// Time-stamp counter at which L2's VMX-preemption timer expires.
     timer: Option<u64>,
+    /// Whether L2 was in IA-32e mode at its VMXON; it cannot change before VMXOFF.
+    long_mode: bool,
     /// The controls of vmcs12 that L3 is to run with, too.
     base: vmcs12::Controls,
     /// Whether vmcs12 holds L2's registers as the last exit of L3 has loaded them, but for those that L2 changes all the
@@ -91,6 +93,7 @@ impl Nested {
             composition,
             running: None,
             regions: regions::Regions::new(msr_bitmap, constants, hardware, base.secondary),
+            long_mode: false,
             base,
             primary12: PrimaryProcessorBased::empty(),
             timer: None,
