@@ -261,32 +261,41 @@ impl Operation {
         machine.write(entry.address.wrapping_add(from as u64), &region[from..]);
     }
 
+    /// The current VMCS and the row of a field that L2's processor has: what VMREAD and VMWRITE begin with.
+    ///
+    /// # Errors
+    /// The [`Reply`] that says why not.
+    #[inline(always)]
+    pub fn access(&mut self, field: Field) -> Result<(&mut Vmcs23, usize), Reply> {
+        match field.row().filter(|row| self.fields.contains_row(*row)) {
+            // The borrow checker wants the two lookups of the current VMCS apart.
+            Some(row) if self.current.is_some() => match self.current() {
+                Some(vmcs23) => Ok((vmcs23, row)),
+                None => Err(Reply::FailInvalid),
+            },
+            Some(_) => Err(Reply::FailInvalid),
+            None => Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT)),
+        }
+    }
+
     /// VMREAD of `field`. The value is as in 64-bit mode.
     ///
     /// # Errors
     /// The [`Reply`] that says why not.
-    #[inline]
+    #[inline(always)]
     pub fn vmread(&mut self, field: Field) -> Result<u64, Reply> {
-        let exists = self.fields.contains(field);
-        let Some(vmcs23) = self.current() else { return Err(Reply::FailInvalid) };
-        if !exists {
-            return Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT));
-        }
-        Ok(vmcs23.get(field))
+        let (vmcs23, row) = self.access(field)?;
+        let value = vmcs23.row(row);
+        Ok(if field.is_high() { value >> 32 } else { value })
     }
 
     /// VMWRITE. Read-only fields can be written: `IA32_VMX_MISC[29]` is offered.
     #[inline]
     pub fn vmwrite(&mut self, field: Field, value: u64) -> Reply {
-        let exists = self.fields.contains(field);
-        let Some(vmcs23) = self.current() else { return Reply::FailInvalid };
-        if !exists {
-            return self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT);
-        }
-        if field.kind() == Kind::ReadOnly {
-            vmcs23.record(field, value);
-        } else {
-            vmcs23.write(field, value);
+        match self.access(field) {
+            Ok((vmcs23, _)) if field.kind() == Kind::ReadOnly => vmcs23.record(field, value),
+            Ok((vmcs23, _)) => vmcs23.write(field, value),
+            Err(reply) => return reply,
         }
         Reply::Succeed
     }

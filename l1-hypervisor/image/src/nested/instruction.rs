@@ -208,8 +208,15 @@ impl FieldAccess {
 #[inline(always)]
 fn vmread<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Result<Reply, Action> {
     let access = FieldAccess::read(vcpu, nested);
-    shadowing::before_access(vcpu, nested, access.field);
-    let read = match nested.operation.vmread(access.field) {
+    let read = match nested.operation.access(access.field) {
+        Ok((vmcs23, row)) if vmcs23.in_vmcs13.contains_row(row) => {
+            shadowing::fetch_guest_state(vcpu, nested);
+            nested.operation.vmread(access.field)
+        }
+        Ok((vmcs23, row)) => Ok(if access.field.is_high() { vmcs23.row(row) >> 32 } else { vmcs23.row(row) }),
+        Err(reply) => Err(reply),
+    };
+    let read = match read {
         Ok(read) => read,
         Err(reply) => return Ok(reply),
     };
@@ -242,7 +249,10 @@ fn vmwrite<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut 
     } else {
         vmwrite_from_memory(vcpu, exit, &access)?
     };
-    shadowing::before_access(vcpu, nested, access.field);
+    // Half of a field that is still in vmcs13: the other half must not get lost.
+    if access.field.is_high() {
+        shadowing::fetch_guest_state(vcpu, nested);
+    }
     let reply = nested.operation.vmwrite(access.field, value);
     shadowing::after_write(vcpu, nested, access.field);
     Ok(reply)
