@@ -102,6 +102,7 @@ l3_code! {
     str_memory { "str word ptr [rdi + rcx * 4]", "vmcall" }
     wbinvd { "wbinvd", "vmcall" }
     invd { "invd", "vmcall" }
+    invpcid { "xor eax, eax", "invpcid rax, [rdi + rcx * 2 + 0x800]", "vmcall" }
     rdrand { "rdrand r12d", "vmcall" }
     xsetbv { "xor eax, eax", "xor edx, edx", "xsetbv", "vmcall" }
     cpuid { "cpuid", "vmcall" }
@@ -305,6 +306,7 @@ fn run(_arguments: &str) -> Outcome {
     shadows(&mut l3, page)?;
     tsc_offset(&mut l3, page)?;
     targets(&mut l3, page)?;
+    invpcid_exits(&mut l3, page)?;
     vmx.disable()
 }
 
@@ -448,5 +450,30 @@ fn targets(l3: &mut L3, page: u64) -> Result<(), Failure> {
         l3.write(Field::CR3_TARGET_COUNT, 0);
     }
     println!("CR3-target values work as far as there are any");
+    Ok(())
+}
+
+/// INVPCID exits with "INVLPG exiting" where it is enabled. A processor may not have it.
+fn invpcid_exits(l3: &mut L3, page: u64) -> Outcome {
+    /// Type in RAX; base RDI, index RCX with scale 2; DS; 64-bit addresses.
+    const EXPECTED: u32 = 0x0385_8101;
+    if l3.vmx().capabilities.supports_secondary(Secondary::ENABLE_INVPCID) {
+        l3.set_controls(|controls| controls.secondary |= Secondary::ENABLE_INVPCID)?;
+        start(l3, page, invpcid);
+        l3.run_to(Reason::VMCALL)?;
+        l3.set_controls(|controls| controls.primary |= Primary::INVLPG_EXITING)?;
+        start(l3, page, invpcid);
+        l3.run_to(Reason::INVPCID)?;
+        let mask = INFORMATION.iter().find(|(reason, _)| *reason == Reason::INVPCID).map_or(0, |(_, mask)| *mask);
+        let information = l3.read(Field::VM_EXIT_INSTRUCTION_INFORMATION) as u32 & mask;
+        let qualification = l3.read(Field::EXIT_QUALIFICATION);
+        ensure!(
+            (information, qualification) == (EXPECTED, 0x800),
+            "information {information:#x}, qualification {qualification:#x}"
+        );
+        l3.skip_instruction();
+        l3.run_to(Reason::VMCALL)?;
+    }
+    println!("INVPCID exits where it is offered");
     Ok(())
 }

@@ -53,6 +53,7 @@ const TABLE_MISCONFIGURATIONS: &[(&str, u32, u64)] = &[
     ("reserved bit 3 in a page directory", 2, ALL | 1 << 3),
     ("WX in a page-directory-pointer table", 3, WRITE | EXECUTE),
     ("reserved bit 6 in a page-directory-pointer table", 3, ALL | 1 << 6),
+    ("reserved bit 13 of a 2-MByte page", 2, ALL | WRITE_BACK | LARGE | 1 << 13),
 ];
 
 /// An L3 guest and its EPT.
