@@ -1,8 +1,9 @@
 //! The ACPI tables of a guest: enough for an operating system to find what it cannot probe, to switch off and to
 //! reset.
 //!
-//! The MADT names one processor with its local APIC and the 8259 pair, and no I/O APIC: an operating system leaves the
-//! pair connected through LINT0 (virtual-wire mode).
+//! There is no MADT, as there is no I/O APIC: an operating system that finds none uses its processor's local APIC, for
+//! which it needs no table, and leaves the 8259 pair connected through LINT0 (virtual-wire mode). Linux would take a MADT
+//! that names local APICs alone as a promise of symmetric I/O mode, and mask LINT0.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,7 +18,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use super::interrupt_lines::{SERIAL, SYSTEM_CONTROL};
-use super::{local_apic, power, reset_control, rtc, uart16550};
+use super::{power, reset_control, rtc, uart16550};
 
 /// Alignment of the FACS (ACPI 6.5, 5.2.10), and so the one the address of the tables must have.
 pub const ALIGNMENT: u32 = 64;
@@ -28,8 +29,6 @@ const OEM_REVISION: u32 = 1;
 /// Of the DSDT: from 2 on, integers have 64 bits.
 const DSDT_REVISION: u8 = 2;
 const TABLE_HEADER_SIZE: u32 = 36;
-/// Of the MADT, ACPI 6.5.
-const MADT_REVISION: u8 = 6;
 
 /// IAPC_BOOT_ARCH (ACPI 6.5, 5.2.9.3). Bit 1, that there is an 8042, is clear.
 mod boot_architecture {
@@ -52,18 +51,15 @@ pub fn tables(address: u32) -> Vec<u8> {
     let facs = address + (Rsdp::len() as u32).next_multiple_of(ALIGNMENT);
     let fadt = facs + FACS::len() as u32;
     let xsdt = fadt + (FADT::len() as u32).next_multiple_of(ALIGNMENT);
-    let madt = xsdt + ALIGNMENT;
-    let dsdt = madt + ALIGNMENT;
+    let dsdt = xsdt + ALIGNMENT;
 
     let mut index = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     index.add_entry(u64::from(fadt));
-    index.add_entry(u64::from(madt));
-    let parts: [(u32, &dyn Aml); 6] = [
+    let parts: [(u32, &dyn Aml); 5] = [
         (address, &Rsdp::new(OEM, u64::from(xsdt))),
         (facs, &FACS::new()),
         (fadt, &fixed_description(facs, dsdt)),
         (xsdt, &index),
-        (madt, &multiple_apic_description()),
         (dsdt, &differentiated_description()),
     ];
     for (start, table) in parts {
@@ -104,21 +100,6 @@ fn fixed_description(facs: u32, dsdt: u32) -> FADT {
     fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(reset_control::PORT));
     fadt.reset_value = reset_control::HARD_RESET;
     fadt.finalize()
-}
-
-/// MADT (ACPI 6.5, 5.2.12).
-fn multiple_apic_description() -> Sdt {
-    /// MADT flags: there is an 8259 pair.
-    const PCAT_COMPAT: u32 = 1;
-    /// Processor local APIC: type, length, processor 0, identifier 0, flags "enabled".
-    const PROCESSOR: [u8; 8] = [0, 8, 0, 0, 1, 0, 0, 0];
-    /// Local APIC NMI: type, length, all processors, polarity and trigger mode of the bus, LINT1.
-    const NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
-    let mut table = Sdt::new(*b"APIC", TABLE_HEADER_SIZE, MADT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    for bytes in [&local_apic::DEFAULT_ADDRESS.to_le_bytes(), &PCAT_COMPAT.to_le_bytes(), &PROCESSOR[..], &NMI] {
-        table.append_slice(bytes);
-    }
-    table
 }
 
 fn differentiated_description() -> Sdt {
@@ -186,10 +167,7 @@ mod tests {
         assert_eq!(sum(rsdp), 0);
         assert_eq!(rsdp[15], 2, "revision");
         let xsdt = memory.u32(ADDRESS + 24);
-        assert_eq!(memory.table(xsdt, b"XSDT").len(), 36 + 16, "two tables");
-        let madt = memory.table(memory.u32(xsdt + 44), b"APIC");
-        assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 1, 0, 0, 0], "address of the local APIC, PCAT_COMPAT");
-        assert_eq!(madt.len(), 44 + 8 + 6, "one processor, one NMI");
+        assert_eq!(memory.table(xsdt, b"XSDT").len(), 36 + 8, "one table");
         let fadt = memory.u32(xsdt + 36);
         assert_eq!(memory.table(fadt, b"FACP").len(), 276, "revision 6");
         let (facs, dsdt) = (memory.u32(fadt + 36), memory.u32(fadt + 40));

@@ -29,7 +29,7 @@ pub(super) struct Base(u64);
 
 impl Base {
     pub(super) const fn new() -> Self {
-        Self(DEFAULT_ADDRESS as u64 | ENABLE | BOOTSTRAP_PROCESSOR)
+        Self(DEFAULT_ADDRESS | ENABLE | BOOTSTRAP_PROCESSOR)
     }
 
     pub(super) const fn value(self) -> u64 {

@@ -44,7 +44,7 @@ pub const LAST_MSR: u32 = 0x8ff;
 /// Size of the page of registers in xAPIC mode, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 /// Where that page is after reset.
-pub const DEFAULT_ADDRESS: u32 = 0xfee0_0000;
+pub const DEFAULT_ADDRESS: u64 = 0xfee0_0000;
 /// Frequency of the timer's clock before it is divided: a tick a nanosecond.
 pub const TIMER_FREQUENCY: u64 = 1_000_000_000;
 
