@@ -12,6 +12,7 @@ use super::bus::{AccessSize, Console, EndRequest, Nanoseconds, Outputs, PortDevi
 use super::debug_console::{self, DebugConsole};
 use super::debug_exit::{self, DebugExit};
 use super::interrupt_lines::{InterruptLines, REAL_TIME_CLOCK, SERIAL, SYSTEM_CONTROL, TIMER};
+use super::io_apic::{self, IoApic};
 use super::keyboard_controller::{self, KeyboardController};
 use super::local_apic::{self, LocalApic, Mode, Refused};
 use super::pic8259::{self, Pic8259};
@@ -76,10 +77,15 @@ pub(super) const fn owner(port: u16) -> Owner {
     }
 }
 
+fn offset_in_io_apic(address: u64) -> Option<u64> {
+    address.checked_sub(io_apic::ADDRESS).filter(|offset| *offset < io_apic::SIZE)
+}
+
 /// All devices of a guest.
 #[derive(Debug, Clone)]
 pub struct Devices {
     interrupt_controllers: Pic8259,
+    io_apic: IoApic,
     local_apic: LocalApic,
     timer: Pit8254,
     serial: Uart16550,
@@ -107,6 +113,7 @@ impl Devices {
     pub fn new(configuration: Configuration) -> Self {
         let mut devices = Self {
             interrupt_controllers: Pic8259::new(),
+            io_apic: IoApic::default(),
             local_apic: LocalApic::new(),
             timer: Pit8254::new(),
             serial: Uart16550::new(SERIAL),
@@ -184,10 +191,9 @@ impl Devices {
         if self.event_pending() {
             return None;
         }
-        let takes_external = self.local_apic.takes_external();
         self.timed_lines()
             .into_iter()
-            .filter(|&(irq, deadline)| takes_external && deadline.is_some() && self.interrupt_controllers.would_interrupt(irq))
+            .filter(|&(irq, deadline)| deadline.is_some() && self.would_interrupt(irq))
             .filter_map(|(_, deadline)| deadline)
             .chain(self.local_apic.next_interrupt())
             .min()
@@ -229,32 +235,40 @@ impl Devices {
     /// Whether an interrupt of a device can come in although the processor takes no interrupts: as an NMI.
     #[must_use]
     pub fn interrupts_as_nmi(&self) -> bool {
-        self.local_apic.takes_external_as_nmi()
+        self.local_apic.takes_external_as_nmi() || self.io_apic.sends_nmis()
     }
 
     /// The guest reads `size` (1 to 8) bytes of physical memory that is no RAM, within one page. All ones where no
     /// device is; bits above the size may be anything.
     pub fn read_memory(&mut self, address: u64, size: usize, now: Nanoseconds) -> u64 {
-        match self.offset_in_local_apic(address) {
-            Some(offset) => {
-                self.advance(now);
-                let value = self.local_apic.read_page(offset, size, self.now);
-                self.settle();
-                value
-            }
-            None => u64::MAX,
-        }
+        let value = if let Some(offset) = self.offset_in_local_apic(address) {
+            self.advance(now);
+            self.local_apic.read_page(offset, size, self.now)
+        } else if let Some(offset) = offset_in_io_apic(address) {
+            self.advance(now);
+            self.io_apic.read(offset, size)
+        } else {
+            return u64::MAX;
+        };
+        self.settle();
+        value
     }
 
     /// The guest writes the low `size` bytes of `value` to physical memory that is no RAM. Whether a device is there.
     pub fn write_memory(&mut self, address: u64, size: usize, value: u64, now: Nanoseconds) -> bool {
-        let Some(offset) = self.offset_in_local_apic(address) else {
-            return false;
-        };
-        self.advance(now);
-        self.local_apic.write_page(offset, size, value, self.now);
-        self.local_apic_changed();
-        true
+        if let Some(offset) = self.offset_in_local_apic(address) {
+            self.advance(now);
+            self.local_apic.write_page(offset, size, value, self.now);
+            self.local_apic_changed();
+            return true;
+        }
+        if let Some(offset) = offset_in_io_apic(address) {
+            self.advance(now);
+            self.io_apic.write(offset, size, value, &mut self.local_apic);
+            self.settle();
+            return true;
+        }
+        false
     }
 
     fn offset_in_local_apic(&self, address: u64) -> Option<u64> {
@@ -357,10 +371,7 @@ impl Devices {
     /// Whether input could wake a halted guest: the serial line takes it and its interrupt gets through.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.serial.interrupts_on_input()
-            && self.can_receive()
-            && self.interrupt_controllers.would_interrupt(SERIAL)
-            && self.local_apic.takes_external()
+        self.serial.interrupts_on_input() && self.can_receive() && self.would_interrupt(SERIAL)
     }
 
     /// The lines that change as time passes, and when the next of their edges comes.
@@ -384,10 +395,28 @@ impl Devices {
         self.schedule();
     }
 
-    /// Carries what happened on the lines to the 8259 pair, its output to the local APIC, and works out what the
-    /// processor is asked for. The last step of everything that may change it.
+    /// Whether a request on line `irq` would now reach the processor, through the 8259 pair or the I/O APIC.
+    fn would_interrupt(&self, irq: u8) -> bool {
+        self.interrupt_controllers.would_interrupt(irq) && self.local_apic.takes_external()
+            || self.io_apic.message(irq).is_some_and(|message| self.local_apic.would_receive(message))
+    }
+
+    /// Carries what happened on the lines to the 8259 pair and to the I/O APIC.
+    fn carry_lines(&mut self) {
+        if self.lines.changed() {
+            let changes = self.lines.take();
+            self.interrupt_controllers.take_lines(changes);
+            self.io_apic.take_lines(changes, &mut self.local_apic);
+        }
+    }
+
+    /// Carries what happened on the lines to the interrupt controllers, the output of the 8259 pair to the local APIC, and
+    /// works out what the processor is asked for. The last step of everything that may change it.
     fn settle(&mut self) {
-        self.interrupt_controllers.take_lines(&mut self.lines);
+        self.carry_lines();
+        if let Some(vector) = self.local_apic.take_ended() {
+            self.io_apic.end_of_interrupt(vector, &mut self.local_apic);
+        }
         let external = self.interrupt_controllers.interrupt_pending();
         self.local_apic.set_external(external);
         self.external = external && self.local_apic.passes_external();
@@ -401,8 +430,8 @@ impl Devices {
             Owner::Serial => self.serial.read(port, now, lines),
             Owner::StatusLine => self.status_line.read(port, now, lines),
             Owner::InterruptControllers => {
-                self.interrupt_controllers.take_lines(lines);
-                self.interrupt_controllers.read(port, now, lines)
+                self.carry_lines();
+                self.interrupt_controllers.read(port, now, &mut self.lines)
             }
             Owner::Timer => self.timer.read(port, now, lines),
             Owner::Clock => {
@@ -426,14 +455,15 @@ impl Devices {
 
     fn write_byte(&mut self, port: u16, value: u8, console: &mut dyn Console) {
         let now = self.now;
+        let owner = owner(port);
+        if owner == Owner::InterruptControllers {
+            self.carry_lines();
+        }
         let outputs = &mut Outputs { lines: &mut self.lines, console, end: &mut self.end };
-        match owner(port) {
+        match owner {
             Owner::Serial => self.serial.write(port, value, now, outputs),
             Owner::StatusLine => self.status_line.write(port, value, now, outputs),
-            Owner::InterruptControllers => {
-                self.interrupt_controllers.take_lines(outputs.lines);
-                self.interrupt_controllers.write(port, value, now, outputs);
-            }
+            Owner::InterruptControllers => self.interrupt_controllers.write(port, value, now, outputs),
             Owner::Timer => {
                 self.timer.write(port, value, now, outputs);
                 self.schedule();

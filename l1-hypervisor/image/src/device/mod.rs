@@ -1,5 +1,5 @@
-//! The devices an L2 guest sees: those of a PC with one processor's local APIC, without I/O APIC, PCI,
-//! disk and screen.
+//! The devices an L2 guest sees: those of a PC with one processor and its APICs, without PCI, disk and
+//! screen.
 //!
 //! What always holds:
 //! - a device is a state machine over integers: it reads no clock, touches no hardware, allocates nothing and knows
@@ -18,6 +18,7 @@ pub mod debug_exit;
 pub mod devices;
 pub mod frequency;
 pub mod interrupt_lines;
+pub mod io_apic;
 pub mod keyboard_controller;
 pub mod local_apic;
 pub mod pic8259;

@@ -46,7 +46,10 @@ impl LocalApic {
         let reaches_itself = match shorthand {
             Shorthand::Itself | Shorthand::AllIncludingItself => true,
             Shorthand::AllExcludingItself => false,
-            Shorthand::None => self.is_destination(command & LOGICAL_DESTINATION != 0),
+            Shorthand::None => {
+                let shift = if self.mode() == Mode::X2apic { 0 } else { 24 };
+                self.is_destination(self.command.high >> shift, command & LOGICAL_DESTINATION != 0)
+            }
         };
         match DeliveryMode::of(command) {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority if vector < FIRST_VALID_VECTOR => {
@@ -72,14 +75,18 @@ impl LocalApic {
         self.settle();
     }
 
-    /// Whether the destination in the high half is this processor (SDM 3A 11.6.2 "Determining IPI Destination").
-    fn is_destination(&self, logical: bool) -> bool {
+    /// A destination of 8 bits in the width of the mode.
+    pub(super) fn widen(&self, destination: u8) -> u32 {
+        if self.mode() == Mode::X2apic && u32::from(destination) == EVERYBODY { u32::MAX } else { destination.into() }
+    }
+
+    /// Whether a destination, of 32 bits in x2APIC mode and 8 in xAPIC mode, is this processor (SDM 3A 11.6.2
+    /// "Determining IPI Destination").
+    pub(super) fn is_destination(&self, destination: u32, logical: bool) -> bool {
         if self.mode() == Mode::X2apic {
-            let destination = self.command.high;
             let members = destination & self.logical_identifier();
             return destination == u32::MAX || if logical { destination >> 16 == 0 && members != 0 } else { destination == 0 };
         }
-        let destination = self.command.high >> 24;
         if !logical {
             return destination == 0 || destination == EVERYBODY;
         }

@@ -16,9 +16,11 @@ pub(super) enum Entry {
 pub(super) const ENTRIES: [Entry; 6] =
     [Entry::Timer, Entry::Thermal, Entry::PerformanceMonitoring, Entry::Lint0, Entry::Lint1, Entry::Error];
 
-/// How an interrupt is delivered, bits 10:8 of an entry and of the interrupt command register.
+/// How an interrupt is delivered, bits 10:8 of an entry, of the interrupt command register, and of an entry of the I/O
+/// APIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DeliveryMode {
+#[allow(missing_docs, reason = "each variant is the mode it is named after")]
+pub enum DeliveryMode {
     Fixed,
     LowestPriority,
     Smi,
@@ -30,7 +32,9 @@ pub(super) enum DeliveryMode {
 }
 
 impl DeliveryMode {
-    pub(super) const fn of(register: u32) -> Self {
+    /// The mode that bits 10:8 of a register give.
+    #[must_use]
+    pub const fn of(register: u32) -> Self {
         match register >> 8 & 7 {
             0 => Self::Fixed,
             1 => Self::LowestPriority,

@@ -26,12 +26,13 @@ mod vectors;
 mod tests;
 
 pub use base::Mode;
+pub use local_vector_table::DeliveryMode;
 
 use super::bus::Nanoseconds;
 use base::Base;
 use command::Command;
 use error::{ErrorStatus, Problem};
-use local_vector_table::{DeliveryMode, Entry, LocalVectorTable, TimerMode};
+use local_vector_table::{Entry, LocalVectorTable, TimerMode};
 use thiserror::Error;
 use timer::Timer;
 use vectors::Vectors;
@@ -54,6 +55,21 @@ const FIRST_VALID_VECTOR: u8 = 16;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 /// The spurious-interrupt vector register after reset.
 const SPURIOUS_AFTER_RESET: u32 = 0xff;
+
+/// An interrupt message of the I/O APIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// The vector.
+    pub vector: u8,
+    /// How it is delivered.
+    pub delivery_mode: DeliveryMode,
+    /// To whom: an identifier, or members of a logical destination. 0xff is everybody.
+    pub destination: u8,
+    /// Whether the destination is logical.
+    pub logical: bool,
+    /// Whether its end is to be broadcast.
+    pub level_triggered: bool,
+}
 
 /// The access raises #GP(0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -79,6 +95,8 @@ pub struct LocalApic {
     external: bool,
     nmi: bool,
     interrupt: bool,
+    /// A level-triggered vector whose service has ended, for the I/O APIC.
+    ended: Option<u8>,
 }
 
 impl Default for LocalApic {
@@ -115,6 +133,7 @@ impl LocalApic {
             external: false,
             nmi: false,
             interrupt: false,
+            ended: None,
         }
     }
 
@@ -287,6 +306,39 @@ impl LocalApic {
         self.nmi = false;
     }
 
+    /// The vector whose end is broadcast to the I/O APIC, once: it was level-triggered. To be asked for after every
+    /// access (SDM 3A 11.8.5).
+    pub const fn take_ended(&mut self) -> Option<u8> {
+        self.ended.take()
+    }
+
+    /// A message comes from the I/O APIC.
+    pub fn receive(&mut self, message: Message) {
+        if self.mode() == Mode::Disabled || !self.is_destination(self.widen(message.destination), message.logical) {
+            return;
+        }
+        match message.delivery_mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => self.accept(message.vector, message.level_triggered),
+            DeliveryMode::Nmi => self.nmi = true,
+            _ => {}
+        }
+        self.settle();
+    }
+
+    /// Whether the message would now get to the processor.
+    #[must_use]
+    pub fn would_receive(&self, message: Message) -> bool {
+        self.mode() != Mode::Disabled
+            && self.is_destination(self.widen(message.destination), message.logical)
+            && match message.delivery_mode {
+                DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                    self.is_software_enabled() && self.would_interrupt(message.vector)
+                }
+                DeliveryMode::Nmi => true,
+                _ => false,
+            }
+    }
+
     const fn is_software_enabled(&self) -> bool {
         self.spurious & SOFTWARE_ENABLE != 0
     }
@@ -322,11 +374,14 @@ impl LocalApic {
     fn end_of_interrupt(&mut self) {
         if let Some(vector) = self.in_service.highest() {
             self.in_service.remove(vector);
-            let entry = self.local_vectors.get(Entry::Lint0);
-            if entry.remote_request() && entry.vector() == vector && self.trigger_mode.contains(vector) {
-                self.local_vectors.set_remote_request(false);
-                if self.external {
-                    self.serve_external(false);
+            if self.trigger_mode.contains(vector) {
+                self.ended = Some(vector);
+                let entry = self.local_vectors.get(Entry::Lint0);
+                if entry.remote_request() && entry.vector() == vector {
+                    self.local_vectors.set_remote_request(false);
+                    if self.external {
+                        self.serve_external(false);
+                    }
                 }
             }
         }
