@@ -229,15 +229,19 @@ impl LocalApic {
         self.mode() == Mode::Disabled || !entry.is_masked() && entry.delivery_mode() == DeliveryMode::ExtInt
     }
 
-    /// Whether an interrupt of the 8259 pair gets to the processor at all now, in whatever form.
+    /// Whether the next interrupt of the 8259 pair gets to the processor at all, in whatever form. Where LINT0 is
+    /// edge-triggered there is no next one as long as the pair's output stays high.
     #[must_use]
     pub fn takes_external(&self) -> bool {
         let entry = self.local_vectors.get(Entry::Lint0);
         self.passes_external()
             || !entry.is_masked()
                 && match entry.delivery_mode() {
-                    DeliveryMode::Nmi => true,
-                    DeliveryMode::Fixed => self.would_interrupt(entry.vector()),
+                    DeliveryMode::Nmi => !self.external,
+                    DeliveryMode::Fixed if entry.is_level_triggered() => {
+                        !entry.remote_request() && self.would_interrupt(entry.vector())
+                    }
+                    DeliveryMode::Fixed => !self.external && self.would_interrupt(entry.vector()),
                     _ => false,
                 }
     }
