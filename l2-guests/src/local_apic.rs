@@ -1,12 +1,13 @@
 //! The local APIC in xAPIC and x2APIC mode (SDM 3A chapter 11 "Advanced Programmable Interrupt Controller (APIC)").
 //!
 //! What always holds: a register is named by its offset in the page of xAPIC mode, and reached through that page or
-//! through its MSR, whichever the mode that IA32_APIC_BASE chooses has.
+//! through its MSR, whichever the mode that IA32_APIC_BASE chooses has. That MSR is written by [`set_base`] alone.
 #![expect(unsafe_code, reason = "the registers are memory that is not Rust's")]
 
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::msr;
+use crate::{Exception, msr};
 
 /// IA32_APIC_BASE: x2APIC mode.
 pub const X2APIC: u64 = 1 << 10;
@@ -56,13 +57,36 @@ pub const SOFTWARE_ENABLE: u32 = 1 << 8;
 /// Divide configuration: a count a tick.
 pub const DIVIDE_BY_1: u32 = 0b1011;
 
+/// IA32_APIC_BASE as it is known to be; 0 before it has been read.
+static BASE: AtomicU64 = AtomicU64::new(0);
+
 /// IA32_APIC_BASE.
 ///
 /// # Panics
 /// If there is no such MSR.
 #[must_use]
 pub fn base() -> u64 {
-    msr::read(msr::APIC_BASE).expect("IA32_APIC_BASE exists")
+    let known = BASE.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let value = msr::read(msr::APIC_BASE).expect("IA32_APIC_BASE exists");
+    BASE.store(value, Relaxed);
+    value
+}
+
+/// Writes IA32_APIC_BASE.
+///
+/// # Errors
+/// The #GP, if a reserved bit is set or the APIC does not go from its mode to that one.
+///
+/// # Safety
+/// Every vector that is pending or will be must have a handler.
+pub unsafe fn set_base(value: u64) -> Result<(), Exception> {
+    // SAFETY: the caller's promise; the page of registers is no memory of Rust's, wherever it is.
+    unsafe { msr::write(msr::APIC_BASE, value) }?;
+    BASE.store(value, Relaxed);
+    Ok(())
 }
 
 fn msr_of(register: u32) -> u32 {

@@ -22,6 +22,9 @@ const SPURIOUS: u8 = 0xff;
 /// Ticks of the timer's clock to wait for: a millisecond and more on any processor.
 const COUNT: u32 = 1_000_000;
 
+/// Of the 8254.
+const TICKS_PER_SECOND: u32 = 100;
+
 /// The last vectors served, a byte each, the newest in the lowest byte.
 static SERVED: AtomicU64 = AtomicU64::new(0);
 static NMIS: AtomicU32 = AtomicU32::new(0);
@@ -72,7 +75,7 @@ fn run(_arguments: &str) -> Outcome {
 
 fn set_base(value: u64) -> Outcome {
     // SAFETY: interrupts are off, and what is pending has a handler.
-    must_succeed("writing IA32_APIC_BASE", unsafe { msr::write(msr::APIC_BASE, value) })
+    must_succeed("writing IA32_APIC_BASE", unsafe { apic::set_base(value) })
 }
 
 /// Lets in what is pending: the vectors that came, the newest in the lowest byte.
@@ -93,16 +96,18 @@ fn halt() -> u64 {
 fn virtual_wire() -> Outcome {
     pic::initialize();
     pic::set_mask(!1);
-    pit::start(1000);
+    pit::start(TICKS_PER_SECOND);
     let came = halt();
     ensure!(came == u64::from(pic::FIRST_VECTOR), "{came:#x} came at HLT, not the 8254's tick");
+    let start = tsc::read();
+    halt();
+    let period = tsc::read() - start;
     let lint0 = apic::read(register::LINT0);
     ensure!(lint0 & (MASKED | apic::EXT_INT) == apic::EXT_INT, "LINT0 is {lint0:#x}");
     apic::write(register::LINT0, lint0 | MASKED);
     let start = tsc::read();
-    while pic::requests() & 1 == 0 {
-        ensure!(tsc::read() - start < 1 << 32, "the 8259 has no request of the 8254");
-    }
+    while tsc::read() - start < period * 5 / 2 {}
+    ensure!(pic::requests() & 1 != 0, "the 8259 has no request of the 8254 after 2.5 periods");
     let came = served();
     ensure!(came == 0, "{came:#x} came though LINT0 is masked");
     apic::write(register::LINT0, lint0);
@@ -269,7 +274,7 @@ fn x2apic_only(base: u64) -> Outcome {
         must_raise("RDMSR of the x2APIC", msr::read(index).map(|_| ()), GENERAL_PROTECTION, 0)?;
     }
     // SAFETY: as above.
-    must_raise("going back to xAPIC mode", unsafe { msr::write(msr::APIC_BASE, base) }, GENERAL_PROTECTION, 0)?;
+    must_raise("going back to xAPIC mode", unsafe { apic::set_base(base) }, GENERAL_PROTECTION, 0)?;
     println!("self IPI; what must not be accessed raises #GP");
     Ok(())
 }
@@ -279,7 +284,7 @@ fn disabled(base: u64) -> Outcome {
     ensure!(!cpuid::APIC.is_shown(), "CPUID shows an APIC that is disabled");
     must_raise("RDMSR of the x2APIC", msr::read(msr::X2APIC_APICID).map(|_| ()), GENERAL_PROTECTION, 0)?;
     // SAFETY: it is refused, or else the guest ends as failed.
-    let attempted = unsafe { msr::write(msr::APIC_BASE, base | X2APIC) };
+    let attempted = unsafe { apic::set_base(base | X2APIC) };
     must_raise("going from disabled to x2APIC mode", attempted, GENERAL_PROTECTION, 0)?;
     pic::set_mask(!1);
     let came = halt();
