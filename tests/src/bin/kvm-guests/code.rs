@@ -179,7 +179,7 @@ guest_code!(
     "ud2",
     // Selector 0x18 is beyond the GDT.
     "mov eax, 0x18",
-    "mov ds, ax",
+    "mov ds, eax",
     // 2 GiB and a page are not mapped.
     "mov ebx, 0x80001000",
     "mov dword ptr [rbx], 0",

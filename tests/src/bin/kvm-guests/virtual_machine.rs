@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use kvm_bindings::{kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit};
 
 use crate::guests::{ANSWER, DEVICE_BYTES, Event, Guest, HIGH_DEVICE, LOW_DEVICE, Mode, QUESTION, REPORT};
@@ -31,7 +31,8 @@ struct Memory([u8; MEMORY]);
 
 /// Runs a guest until it halts or, with KVM's devices, reports. What it did until then.
 pub fn run(guest: &Guest) -> Result<Vec<Event>, Box<dyn Error>> {
-    let vm = Kvm::new()?.create_vm()?;
+    let kvm = Kvm::new()?;
+    let vm = kvm.create_vm()?;
     vm.set_tss_address(0xfffb_d000)?;
     if guest.has_devices {
         vm.create_irq_chip()?;
@@ -50,6 +51,7 @@ pub fn run(guest: &Guest) -> Result<Vec<Event>, Box<dyn Error>> {
     // SAFETY: the memory is never freed, and nothing here reads or writes it any more.
     unsafe { vm.set_user_memory_region(region) }?;
     let mut vcpu = vm.create_vcpu(0)?;
+    vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     let mut special = vcpu.get_sregs()?;
     match guest.mode {
         Mode::Real => {
