@@ -29,7 +29,7 @@ const GUESTS: &[&str] = &["hello", "cpuid", "io", "msr", "mmio", "real-mode", "e
 
 /// More guests, for one setting of each processor model: how KVM serves
 /// VMREAD and VMWRITE makes no difference to what they show.
-const MORE_GUESTS: &[&str] = &["control-registers", "debug-registers", "instructions", "xsetbv", "halt", "fail", "local-apic"];
+const MORE_GUESTS: &[&str] = &["control-registers", "debug-registers", "instructions", "xsetbv", "halt", "fail"];
 
 /// Processor models, and whether KVM may use VMCS shadowing there. Ivy Bridge has none.
 const MACHINES: &[(&str, &[bool])] = &[("haswell", &[true, false]), ("ivy-bridge", &[true])];
