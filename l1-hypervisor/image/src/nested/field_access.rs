@@ -53,7 +53,7 @@ fn access<P: Platform>(
     work: impl FnOnce(&mut Vmcs23, usize, Field, &mut u64) -> bool,
 ) -> bool {
     // An interrupt that waits ends blocking by STI, which is not done here.
-    if vcpu.devices.interrupt_pending() {
+    if vcpu.devices.event_pending() {
         return false;
     }
     let Vcpu { nested: Some(nested), platform, context, .. } = vcpu else { return false };
