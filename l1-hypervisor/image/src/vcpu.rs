@@ -82,6 +82,8 @@ pub struct Vcpu<'m, P> {
     pub runs_l3: bool,
     /// What is added to the time-stamp counter for L2.
     pub tsc_offset: u64,
+    /// Whether vmcs12 has yet to hear of it, because L3 has written the time-stamp counter.
+    pub tsc_offset_is_stale: bool,
     /// Whether the guest is in VMX operation; [`Self::set_vmx_operation`] changes it.
     vmx_operation: bool,
     clock: Clock,
@@ -130,6 +132,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             nested: None,
             runs_l3: false,
             tsc_offset,
+            tsc_offset_is_stale: false,
             vmx_operation: false,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
@@ -177,6 +180,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     pub fn now(&mut self) -> u64 {
         let counter = self.platform.time_stamp_counter();
         self.clock.nanoseconds(counter)
+    }
+
+    /// WRMSR of IA32_TIME_STAMP_COUNTER. It sets the counter itself, as L2 reads it: what L2 adds for L3 stays between the two
+    /// also if it is L3 that writes (SDM 3C 25.3 "Changes to Instruction Behavior in VMX Non-Root Operation").
+    #[cold]
+    pub fn set_time_stamp_counter(&mut self, value: u64) {
+        let offset = value.wrapping_sub(self.platform.time_stamp_counter());
+        let change = offset.wrapping_sub(self.tsc_offset);
+        self.tsc_offset = offset;
+        self.tsc_offset_is_stale |= self.runs_l3;
+        let current = self.platform.read(Field::TSC_OFFSET);
+        self.platform.write(Field::TSC_OFFSET, current.wrapping_add(change));
     }
 
     /// The VMX-preemption timer of the current VMCS no longer says when the guest's run must end.
@@ -383,7 +398,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
         if self.devices.interrupt_pending() {
             if self.runs_l3 {
-                nested::interrupt::offer(self);
+                nested::interrupt::offer(self)?;
             } else {
                 self.offer_interrupt();
             }
@@ -398,6 +413,9 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// Runs timers and looks at the host, then sets the preemption timer for the next time this is due.
     #[cold]
     fn service(&mut self, counter: u64) -> Result<(), End> {
+        if let Some(end) = self.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+            return Err(end);
+        }
         let now = self.clock.nanoseconds(counter);
         self.devices.advance(now);
         let polls = if self.input_flows { INPUT_POLLS_PER_SECOND } else { HOST_POLLS_PER_SECOND };

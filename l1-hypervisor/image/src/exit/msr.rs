@@ -45,12 +45,18 @@ pub const READ_THROUGH: &[u32] =
     &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
 
 const STAR: u32 = x86::msr::IA32_STAR;
-const LSTAR: u32 = x86::msr::IA32_LSTAR;
-const CSTAR: u32 = x86::msr::IA32_CSTAR;
-const SYSCALL_MASK: u32 = x86::msr::IA32_FMASK;
-const FS_BASE: u32 = x86::msr::IA32_FS_BASE;
-const GS_BASE: u32 = x86::msr::IA32_GS_BASE;
-const KERNEL_GS_BASE: u32 = x86::msr::IA32_KERNEL_GSBASE;
+/// IA32_LSTAR.
+pub const LSTAR: u32 = x86::msr::IA32_LSTAR;
+/// IA32_CSTAR.
+pub const CSTAR: u32 = x86::msr::IA32_CSTAR;
+/// IA32_FMASK.
+pub const SYSCALL_MASK: u32 = x86::msr::IA32_FMASK;
+/// IA32_FS_BASE.
+pub const FS_BASE: u32 = x86::msr::IA32_FS_BASE;
+/// IA32_GS_BASE.
+pub const GS_BASE: u32 = x86::msr::IA32_GS_BASE;
+/// IA32_KERNEL_GS_BASE.
+pub const KERNEL_GS_BASE: u32 = x86::msr::IA32_KERNEL_GSBASE;
 /// IA32_TSC_AUX.
 pub const TSC_AUX: u32 = x86::msr::IA32_TSC_AUX;
 
@@ -105,27 +111,28 @@ fn is_debug_control(value: u64) -> bool {
 /// RDMSR.
 pub fn handle_read<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let index = vcpu.context.general[RCX] as u32;
-    let value = match find(index) {
-        Some(Emulation::InField { field, .. }) => vcpu.platform.read(field),
-        Some(Emulation::Constant(value) | Emulation::WritesIgnored(value)) => value,
-        Some(Emulation::ExtendedFeatures) => vcpu.platform.read(Field::GUEST_IA32_EFER),
-        Some(Emulation::TimeStampCounter) => {
-            let offset = vcpu.platform.read(Field::TSC_OFFSET);
-            vcpu.platform.time_stamp_counter().wrapping_add(offset)
-        }
-        Some(Emulation::FeatureControl) => {
-            let vmxon_allowed = if vcpu.features.offered.is_some() { feature_control::VMX_OUTSIDE_SMX } else { 0 };
-            feature_control::LOCKED | vmxon_allowed
-        }
-        Some(Emulation::Capability) => match vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index)) {
-            Some(value) => value,
-            None => return Action::GENERAL_PROTECTION,
-        },
-        None => return Action::GENERAL_PROTECTION,
-    };
+    let Some(value) = read(vcpu, index) else { return Action::GENERAL_PROTECTION };
     vcpu.context.general[RAX] = value & 0xffff_ffff;
     vcpu.context.general[RDX] = value >> 32;
     Action::Complete
+}
+
+/// The value that the guest whose VMCS is current reads in an emulated MSR; `None` if RDMSR raises #GP.
+pub fn read<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32) -> Option<u64> {
+    Some(match find(index)? {
+        Emulation::InField { field, .. } => vcpu.platform.read(field),
+        Emulation::Constant(value) | Emulation::WritesIgnored(value) => value,
+        Emulation::ExtendedFeatures => vcpu.platform.read(Field::GUEST_IA32_EFER),
+        Emulation::TimeStampCounter => {
+            let offset = vcpu.platform.read(Field::TSC_OFFSET);
+            vcpu.platform.time_stamp_counter().wrapping_add(offset)
+        }
+        Emulation::FeatureControl => {
+            let vmxon_allowed = if vcpu.features.offered.is_some() { feature_control::VMX_OUTSIDE_SMX } else { 0 };
+            feature_control::LOCKED | vmxon_allowed
+        }
+        Emulation::Capability => vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index))?,
+    })
 }
 
 /// WRMSR.
@@ -133,37 +140,38 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let general = &vcpu.context.general;
     let index = general[RCX] as u32;
     let value = general[RDX] << 32 | general[RAX] & 0xffff_ffff;
+    if write(vcpu, index, value) { Action::Complete } else { Action::GENERAL_PROTECTION }
+}
+
+/// Writes an emulated MSR of the guest whose VMCS is current; false if WRMSR raises #GP, and nothing has changed then.
+pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32, value: u64) -> bool {
     match find(index) {
         Some(Emulation::InField { field, accepts }) if accepts(value) => {
             vcpu.platform.write(field, value);
-            Action::Complete
+            true
         }
-        Some(Emulation::WritesIgnored(_)) => Action::Complete,
+        Some(Emulation::WritesIgnored(_)) => true,
         Some(Emulation::ExtendedFeatures) => write_extended_features(vcpu, value),
         Some(Emulation::TimeStampCounter) => {
-            let offset = value.wrapping_sub(vcpu.platform.time_stamp_counter());
-            // What L2 adds for L3 stays between the two.
-            let change = offset.wrapping_sub(vcpu.platform.read(Field::TSC_OFFSET));
-            vcpu.tsc_offset = vcpu.tsc_offset.wrapping_add(change);
-            vcpu.platform.write(Field::TSC_OFFSET, offset);
-            Action::Complete
+            vcpu.set_time_stamp_counter(value);
+            true
         }
         Some(Emulation::InField { .. } | Emulation::Constant(_) | Emulation::FeatureControl | Emulation::Capability) | None => {
-            Action::GENERAL_PROTECTION
+            false
         }
     }
 }
 
 /// Reserved bits and a change of LME while paging is on raise #GP; LMA cannot be written (SDM 3A 2.2.1 "Extended
 /// Feature Enable Register").
-fn write_extended_features<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
+fn write_extended_features<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> bool {
     let old = vcpu.platform.read(Field::GUEST_IA32_EFER);
     let paging = vcpu.platform.read(Field::GUEST_CR0) & CR0_PG != 0;
     if value & !vcpu.features.efer != 0 || paging && (value ^ old) & EFER_LME != 0 {
-        return Action::GENERAL_PROTECTION;
+        return false;
     }
     vcpu.platform.write(Field::GUEST_IA32_EFER, value & !EFER_LMA | old & EFER_LMA);
-    Action::Complete
+    true
 }
 
 /// Fills an MSR bitmap: reads of low and high MSRs, then writes of low and high MSRs, a bit each, 1 = exit

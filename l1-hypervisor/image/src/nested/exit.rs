@@ -2,6 +2,7 @@
 
 use shadow::ept::{Access, Fault, Outcome};
 use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
+use shadow::field_set::FieldSet;
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
 use vmcs::event::{EventType, InterruptionInformation};
@@ -10,7 +11,7 @@ use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
 
 use super::memory::Outside;
-use super::{Nested, owned, switch, with};
+use super::{Nested, msr_lists, owned, switch, with};
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -169,7 +170,9 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
         && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
-    let kept = kept(vcpu, vmcs23.get(Field::GUEST_CR0));
+    let cr0 = vmcs23.get(Field::GUEST_CR0);
+    msr_lists::store_on_exit(vcpu, nested);
+    let kept = kept(vcpu, cr0);
     load(vcpu, nested, &kept, nmi_blocking);
 }
 
@@ -187,14 +190,28 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
 fn late_failure<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
     let qualification = exit.qualification(&mut vcpu.platform);
     let information = ExitInformation { reason: exit.reason.0, qualification, ..ExitInformation::default() };
+    unwind(vcpu, nested);
+    fail(vcpu, nested, &information);
+    Action::Reflect
+}
+
+/// Takes back an entry that failed after the merge: L2's VMCS is current again, and the launch state is what it was. What vmcs13
+/// holds beyond what the merge wrote is written anew next time.
+#[cold]
+pub fn unwind<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
+    // The merge does not write what is still to be fetched; after this it writes everything.
     if let Some(vmcs23) = nested.operation.current() {
-        vmcs23.changed = shadow::field_set::FieldSet::ALL;
-        vmcs23.unchecked = shadow::field_set::FieldSet::ALL;
+        shadow::exit::pull(vmcs23, &mut vcpu.platform);
     }
     back_to_l2(vcpu, nested);
     switch(vcpu, Region::Vmcs12);
-    fail(vcpu, nested, &information);
-    Action::Reflect
+    // vmcs12 still holds what its last exit, L2's VMLAUNCH or VMRESUME, has left.
+    let launch = ExitReason(vcpu.platform.read(Field::EXIT_REASON) as u32).basic() == Reason::VMLAUNCH;
+    if let Some(vmcs23) = nested.operation.current() {
+        vmcs23.launched = !launch;
+        vmcs23.changed = FieldSet::ALL;
+        vmcs23.unchecked = FieldSet::ALL;
+    }
 }
 
 fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr0: u64) -> Kept {
@@ -242,4 +259,8 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
+    if core::mem::take(&mut vcpu.tsc_offset_is_stale) {
+        vcpu.platform.write(Field::TSC_OFFSET, vcpu.tsc_offset);
+    }
+    msr_lists::load_on_exit(vcpu, nested);
 }

@@ -11,24 +11,28 @@ use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 
 use super::{exit, with};
+use crate::exit::End;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
 const VALID: u64 = 1 << 31;
 
 /// Offers the interrupt that waits.
-pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
+///
+/// # Errors
+/// The end of the run: the exit to L2 became a VMX abort.
+pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Result<(), End> {
     let exits = with(vcpu, |_, nested| {
         nested.operation.current().is_some_and(|vmcs23| pin_based(vmcs23, PinBased::EXTERNAL_INTERRUPT_EXITING))
     });
     if exits != Some(true) {
         vcpu.offer_interrupt();
-        return;
+        return Ok(());
     }
     let injects = vcpu.has_injection() || vcpu.platform.read(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0;
     if injects {
         vcpu.exit_at_once();
-        return;
+        return Ok(());
     }
     with(vcpu, |vcpu, nested| {
         let acknowledge = nested.operation.current().is_some_and(|vmcs23| {
@@ -44,7 +48,11 @@ pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
         let reason = BasicExitReason::EXTERNAL_INTERRUPT.0.into();
         exit::leave(vcpu, nested, &ExitInformation { reason, interruption, ..ExitInformation::default() });
     });
+    if let Some(end) = vcpu.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+        return Err(end);
+    }
     if vcpu.devices.interrupt_pending() {
         vcpu.offer_interrupt();
     }
+    Ok(())
 }

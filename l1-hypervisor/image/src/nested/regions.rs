@@ -31,6 +31,8 @@ pub struct Regions {
     prepared: [bool; SLOTS],
     /// The EPT pointer and the "use MSR bitmaps" that a vmcs13 holds.
     ept_pointer: [u64; SLOTS],
+    /// The TSC offset of L2 that went into a vmcs13.
+    tsc_offset: [u64; SLOTS],
     /// Hardware VMCS shadowing, where it is used.
     pub(super) hardware: Option<Hardware>,
 }
@@ -89,7 +91,7 @@ fn shadow_region(slot: usize) -> Region {
 impl Regions {
     pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>) -> Self {
         bitmap.words.fill(!0);
-        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], hardware }
+        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], tsc_offset: [0; SLOTS], hardware }
     }
 
     /// Writes what never changes to a vmcs13 that is current for the first time.
@@ -115,6 +117,17 @@ impl Regions {
         ];
         for (field, value) in rows {
             platform.write(field, value);
+        }
+    }
+
+    /// Sees to it that the TSC offset is merged again if L2's has changed since.
+    #[inline]
+    pub(super) fn note_tsc_offset(&mut self, slot: usize, offset: u64, vmcs23: &mut Vmcs23) {
+        if let Some(old) = self.tsc_offset.get_mut(slot)
+            && *old != offset
+        {
+            *old = offset;
+            vmcs23.changed.insert(Field::TSC_OFFSET);
         }
     }
 
