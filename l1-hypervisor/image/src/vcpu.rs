@@ -13,7 +13,8 @@ use l1_protocol::end::EndReason;
 use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
-    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, external_interrupt_allowed, reinjection,
+    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, Vector, external_interrupt_allowed,
+    reinjection,
 };
 use vmcs::field::Field;
 
@@ -23,12 +24,13 @@ use crate::context::register::RSP;
 use crate::cpuid::Features;
 use crate::device::{Configuration, Console, Devices};
 use crate::emulate::Bitness;
+use crate::exit::debug_register::DR7_GENERAL_DETECT;
 use crate::exit::information::Exit;
 use crate::exit::{Action, End, EndText};
 use crate::guest_memory::GuestMemory;
-use crate::guest_paging::PagingState;
+use crate::guest_paging::{PageFault, PagingState};
 use crate::nested::{self, Nested};
-use crate::platform::Platform;
+use crate::platform::{DebugRegister, Platform};
 use crate::vmcs12::{CR0_HOST_OWNED, Controls};
 
 /// How often L1 looks at least whether the host wants something, in parts of a second.
@@ -84,6 +86,8 @@ pub struct Vcpu<'m, P> {
     pub tsc_offset: u64,
     /// Whether vmcs12 has yet to hear of it, because L3 has written the time-stamp counter.
     pub tsc_offset_is_stale: bool,
+    /// The address of a page fault, or the DR6 bits of a debug exception, that a handler has raised for L3.
+    pub(crate) raised: u64,
     /// Whether the guest is in VMX operation; [`Self::set_vmx_operation`] changes it.
     vmx_operation: bool,
     clock: Clock,
@@ -133,6 +137,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             runs_l3: false,
             tsc_offset,
             tsc_offset_is_stale: false,
+            raised: 0,
             vmx_operation: false,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
@@ -350,6 +355,19 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             let length =
                 if information.event_type().has_instruction_length() { exit.instruction_length(&mut self.platform) } else { 0 };
             self.next_injection = reinjection(information, error_code, length);
+            if information.event_type() == EventType::NMI {
+                self.unblock_nmi();
+            }
+        }
+    }
+
+    /// An NMI of L2's for L3 is delivered again: its first delivery has blocked NMIs, and VM entry injects none then (SDM 3C
+    /// 26.3.1.5 "Checks on Guest Non-Register State").
+    fn unblock_nmi(&mut self) {
+        let old = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+        let new = old - Interruptibility::BLOCKING_BY_NMI;
+        if new != old {
+            self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, new.bits().into());
         }
     }
 
@@ -365,6 +383,45 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         };
         self.next_injection = Some(injection);
         Ok(())
+    }
+
+    /// #PF that an exit leads to. For L3 CR2 is set only when it is delivered: L2 may want it as an exit.
+    pub fn page_fault(&mut self, fault: PageFault) -> Action {
+        self.raise(Vector::PF, Some(fault.error_code), fault.address)
+    }
+
+    /// #DB that an exit leads to, with the bits it sets in DR6.
+    pub fn debug_exception(&mut self, bits: u64) -> Action {
+        self.raise(Vector::DB, None, bits)
+    }
+
+    fn raise(&mut self, vector: u8, error_code: Option<u32>, qualification: u64) -> Action {
+        if self.runs_l3 {
+            self.raised = qualification;
+        } else {
+            self.enter_exception_state(vector, qualification);
+        }
+        Action::exception(vector, error_code)
+    }
+
+    /// What #PF and #DB do to registers when they are delivered, and not when they are VM exits (SDM 3C 27.1 "Architectural
+    /// State Before a VM Exit").
+    pub(crate) fn enter_exception_state(&mut self, vector: u8, qualification: u64) {
+        match vector {
+            Vector::PF => self.platform.set_cr2(qualification),
+            Vector::DB => {
+                let dr6 = self.platform.debug_register(DebugRegister::Dr6);
+                self.platform.set_debug_register(DebugRegister::Dr6, dr6 | qualification);
+                let dr7 = self.platform.read(Field::GUEST_DR7);
+                self.platform.write(Field::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
+            }
+            _ => {}
+        }
+    }
+
+    /// Delivers this at the next entry.
+    pub(crate) const fn inject(&mut self, injection: Injection) {
+        self.next_injection = Some(injection);
     }
 
     /// The guest can take interrupts now: no more exits for that.
@@ -500,7 +557,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if information.has_error_code() && self.platform.read(Field::GUEST_CR0) & 1 == 0 {
             information = InterruptionInformation(information.0 & !InterruptionInformation::ERROR_CODE_VALID);
         }
-        debug_assert!(information.event_type() != EventType::NMI, "L2 has no source of NMIs");
+        debug_assert!(self.runs_l3 || information.event_type() != EventType::NMI, "L2 has no source of NMIs");
         self.platform.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information.0.into());
     }
 

@@ -183,7 +183,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
 
 /// Loads the PDPTE registers from the table at `cr3`; false if an entry that is present has reserved bits set
 /// (SDM 3A 4.4.1 "PDPTE Registers").
-pub(super) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
+pub(crate) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
     const FIELDS: [Field; 4] = [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3];
     const RESERVED_LOW: u64 = 0b1_1110_0110;
     let above = !0 << vcpu.features.physical_address_width;

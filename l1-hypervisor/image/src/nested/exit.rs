@@ -9,9 +9,10 @@ use vmcs::event::{EventType, InterruptionInformation};
 use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
+use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
-use super::{Nested, msr_lists, owned, switch, with};
+use super::{Nested, exception, msr_lists, owned, switch, with};
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -38,7 +39,21 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     match decided {
         Some(Some(action)) => action,
         // L1's own handlers work on the VMCS that is current, which is L3's.
-        Some(None) | None => dispatch::handle(vcpu, exit),
+        Some(None) | None => match dispatch::handle(vcpu, exit) {
+            Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+            action => action,
+        },
+    }
+}
+
+/// IRET has ended the blocking of NMIs, and then met the EPT violation that L3 never hears of: it is executed again, and must
+/// find NMIs blocked (SDM 3C 27.2.3 "Information About NMI Unblocking Due to IRET").
+fn restore_nmi_blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, qualification: u64) {
+    const NMI_UNBLOCKING: u64 = EptViolation::NMI_UNBLOCKING_DUE_TO_IRET;
+    const BLOCKING_BY_NMI: u64 = 1 << 3;
+    if qualification & NMI_UNBLOCKING != 0 && exit.idt_vectoring(&mut vcpu.platform) >> 31 == 0 {
+        let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_BY_NMI);
     }
 }
 
@@ -94,7 +109,8 @@ fn byte(memory: &mut GuestMemory<'_>, address: u64) -> u8 {
 /// Exits that L1 keeps, and that need the state of nesting; `None` for all that its ordinary handlers do.
 fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Option<Action> {
     match exit.reason.basic() {
-        Reason::EPT_VIOLATION | Reason::EPT_MISCONFIGURATION => ept(vcpu, nested, exit),
+        // A misconfiguration is never L2's: the tables that the processor walks are L1's own.
+        Reason::EPT_VIOLATION => ept(vcpu, nested, exit),
         Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
             let now = vcpu.platform.time_stamp_counter();
             if nested.timer.is_some_and(|timer| now >= timer) {
@@ -122,6 +138,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
             if nested.composition.take_flush() {
                 vcpu.platform.invalidate_ept();
             }
+            restore_nmi_blocking(vcpu, exit, qualification);
             Some(Action::Resume)
         }
         Outcome::L2(fault) => {
@@ -264,3 +281,7 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     }
     msr_lists::load_on_exit(vcpu, nested);
 }
+
+#[cfg(test)]
+#[path = "tests/exit.rs"]
+mod tests;

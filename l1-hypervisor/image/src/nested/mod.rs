@@ -7,12 +7,14 @@
 //! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
 
 pub mod entry;
+mod exception;
 pub mod exit;
 pub mod instruction;
 pub mod interrupt;
 pub mod memory;
 pub mod msr_lists;
 pub mod operand;
+mod pdptes;
 pub mod regions;
 mod shadowing;
 
