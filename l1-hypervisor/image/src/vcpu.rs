@@ -88,6 +88,8 @@ pub struct Vcpu<'m, P> {
     pub tsc_offset_is_stale: bool,
     /// The address of a page fault, or the DR6 bits of a debug exception, that a handler has raised for L3.
     pub(crate) raised: u64,
+    /// RIP behind the last instruction that L1 has done for a guest.
+    pub(crate) finished_at: u64,
     /// Whether the guest is in VMX operation; [`Self::set_vmx_operation`] changes it.
     vmx_operation: bool,
     clock: Clock,
@@ -138,6 +140,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             tsc_offset,
             tsc_offset_is_stale: false,
             raised: 0,
+            finished_at: u64::MAX,
             vmx_operation: false,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
@@ -293,6 +296,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
+        self.finished_at = new;
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
         if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
             self.finish_with_flags(rflags);

@@ -40,7 +40,7 @@ pub const VPID: u64 = 2;
 /// What the instruction reports if it fails. A failure that is a VM exit is no error: L2 goes on at its host RIP.
 pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Reply> {
     let Some(slot) = nested.operation.current_slot() else { return Err(Reply::FailInvalid) };
-    let interruptibility = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    let interruptibility = blocking(vcpu);
     let outer = outer(vcpu, nested);
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     if vmcs23.is_shadow {
@@ -96,6 +96,17 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         msr_lists::load_on_entry(vcpu, nested);
     }
     Ok(())
+}
+
+/// L2's interruptibility state. Blocking by MOV SS that an emulated instruction has left over (see [`Vcpu::finish_at`]) is none:
+/// nothing but this instruction was executed since.
+#[inline]
+fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
+    let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    if state & MOV_SS_BLOCKING != 0 && vcpu.platform.read(Field::GUEST_RIP) == vcpu.finished_at {
+        return state & !MOV_SS_BLOCKING;
+    }
+    state
 }
 
 /// Whether nothing has changed since the rules were last found to hold that any of them looks at, but for RIP, whose rule
@@ -201,3 +212,7 @@ pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
         vcpu.finish_instruction(&mut exit);
     });
 }
+
+#[cfg(test)]
+#[path = "tests/entry.rs"]
+mod tests;

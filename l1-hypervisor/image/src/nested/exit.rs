@@ -276,6 +276,8 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
+    // L2 goes on at an address of its own, and not behind what L1 has done for L3.
+    vcpu.finished_at = u64::MAX;
     if core::mem::take(&mut vcpu.tsc_offset_is_stale) {
         vcpu.platform.write(Field::TSC_OFFSET, vcpu.tsc_offset);
     }

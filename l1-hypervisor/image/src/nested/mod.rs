@@ -6,6 +6,7 @@
 //!
 //! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
 
+pub mod control_register;
 pub mod entry;
 mod exception;
 pub mod exit;
