@@ -109,6 +109,7 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
     Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::TSC_OFFSET,
 ]);
+const PDPTES: FieldSet = FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]);
 const EXCEPTIONS: FieldSet =
     FieldSet::of(&[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH]);
 const CR0: FieldSet = FieldSet::of(&[Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW]);
@@ -233,6 +234,12 @@ fn derived<V: VmcsAccess>(
         let offsetting = primary_controls(vmcs23).contains(Primary::USE_TSC_OFFSETTING);
         let offset = if offsetting { vmcs23.get(Field::TSC_OFFSET) } else { 0 };
         writer.write(Field::TSC_OFFSET, outer.tsc_offset.wrapping_add(offset));
+        // Without "enable EPT" the PDPTEs in vmcs13 are what L3's memory said, and no VM exit brings them to vmcs23.
+        if secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT) {
+            for field in PDPTES.difference(&vmcs23.in_vmcs13).iter() {
+                writer.write(field, vmcs23.get(field));
+            }
+        }
     }
     if changed.intersects(&EXCEPTIONS) {
         exceptions(vmcs23, outer, writer);

@@ -72,10 +72,7 @@ fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit
     let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
     let paging = vcpu.paging_state();
     match check(&mut vcpu.memory, &paging, address, kind) {
-        Err(fault) => {
-            vcpu.platform.set_cr2(fault.address);
-            Action::exception(Vector::PF, Some(fault.error_code))
-        }
+        Err(fault) => vcpu.page_fault(fault),
         Ok(_) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
         Ok(_) => emulate(vcpu, exit),
     }
@@ -122,10 +119,7 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
             Action::Continue
         }
         Ok(Outcome::Repeat) => Action::Continue,
-        Err(EmulationError::PageFault(fault)) => {
-            vcpu.platform.set_cr2(fault.address);
-            Action::exception(Vector::PF, Some(fault.error_code))
-        }
+        Err(EmulationError::PageFault(fault)) => vcpu.page_fault(fault),
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,

@@ -14,11 +14,12 @@ use shadow::reflect::{primary_controls, secondary_controls};
 use shadow::vmcs23::Vmcs23;
 use vmcs::controls::{Entry, PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::entry_check::{self, EntryInstruction, Environment, LaunchState, Outcome, Violation};
+use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 use vmcs::instruction_error::InstructionError;
 
 use super::regions::World;
-use super::{Nested, exit, inherited, outer, switch, vmcs13, with};
+use super::{Nested, exit, inherited, msr_lists, outer, pdptes, switch, vmcs13, with};
 use crate::exit::information::Exit;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::guest_paging::is_canonical;
@@ -41,7 +42,7 @@ pub const VPID: u64 = 2;
 /// What the instruction reports if it fails. A failure that is a VM exit is no error: L2 goes on at its host RIP.
 pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Reply> {
     let Some(slot) = nested.operation.current_slot() else { return Err(Reply::FailInvalid) };
-    let interruptibility = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    let interruptibility = blocking(vcpu);
     let outer = outer(vcpu, nested);
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     if vmcs23.is_shadow {
@@ -72,6 +73,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     vmcs23.unchecked = FieldSet::EMPTY;
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
+    nested.regions.note_tsc_offset(slot, outer.tsc_offset, vmcs23);
     merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
@@ -97,7 +99,21 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     nested.running = Some(slot);
     vcpu.runs_l3 = true;
     vcpu.timer_changed();
+    if pdptes::load_on_entry(vcpu, nested) {
+        msr_lists::load_on_entry(vcpu, nested);
+    }
     Ok(())
+}
+
+/// L2's interruptibility state. Blocking by MOV SS that an emulated instruction has left over (see [`Vcpu::finish_at`]) is none:
+/// nothing but this instruction was executed since.
+#[inline]
+fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
+    let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    if state & MOV_SS_BLOCKING != 0 && vcpu.platform.read(Field::GUEST_RIP) == vcpu.finished_at {
+        return state & !MOV_SS_BLOCKING;
+    }
+    state
 }
 
 /// Whether nothing has changed since the rules were last found to hold that any of them looks at, but for RIP, whose rule
@@ -106,7 +122,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
 fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     const RIP: FieldSet = FieldSet::of(&[Field::GUEST_RIP]);
     const CODE_SEGMENT_LONG: u64 = 1 << 13;
-    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() || has_msr_lists(vmcs23) {
+    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() {
         return false;
     }
     let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
@@ -116,11 +132,6 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     } else {
         rip >> 32 == 0
     }
-}
-
-/// Whether the entry loads MSRs: what stands in the list may have changed without L1 having seen it.
-fn has_msr_lists(vmcs23: &Vmcs23) -> bool {
-    vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").
@@ -159,7 +170,13 @@ fn check<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool,
         software_guard_extensions: false,
         ..verdict::environment(&mut vcpu.platform, &vcpu.features)
     };
-    entry_check::check(vmcs23, &nested.offered, &environment)
+    match entry_check::check(vmcs23, &nested.offered, &environment) {
+        // What a list leads to is known when it is loaded: L2 can change it until then, and what stands before a bad entry is loaded.
+        Err(Violation { outcome: Outcome::EntryFailure { reason: BasicExitReason::ENTRY_FAILURE_MSR_LOADING, .. }, .. }) => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// L2's memory and MSRs, as the rules ask for them.
@@ -193,12 +210,7 @@ fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: V
 #[cold]
 pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
     with(vcpu, |vcpu, nested| {
-        if let Some(vmcs23) = nested.operation.current() {
-            vmcs23.changed = FieldSet::ALL;
-            vmcs23.unchecked = FieldSet::ALL;
-        }
-        exit::back_to_l2(vcpu, nested);
-        switch(vcpu, Region::Vmcs12);
+        exit::unwind(vcpu, nested);
         let reply = nested.operation.fail(InstructionError::VM_ENTRY_WITH_INVALID_CONTROL_FIELDS);
         let rflags = vcpu.platform.read(Field::GUEST_RFLAGS) & !Reply::FLAGS | reply.flags();
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
@@ -207,3 +219,7 @@ pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
         vcpu.finish_instruction(&mut exit);
     });
 }
+
+#[cfg(test)]
+#[path = "tests/entry.rs"]
+mod tests;

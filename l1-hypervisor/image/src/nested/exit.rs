@@ -4,15 +4,17 @@ use shadow::ept::{Access, Fault, Outcome};
 use shadow::exit::{
     ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
 };
+use shadow::field_set::FieldSet;
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
 use vmcs::event::{EventType, InterruptionInformation};
 use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
+use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
-use super::{Nested, owned, switch, with};
+use super::{Nested, exception, msr_lists, owned, switch, with};
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -41,7 +43,21 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     match decided {
         Some(Some(action)) => action,
         // L1's own handlers work on the VMCS that is current, which is L3's.
-        Some(None) | None => dispatch::handle(vcpu, exit),
+        Some(None) | None => match dispatch::handle(vcpu, exit) {
+            Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+            action => action,
+        },
+    }
+}
+
+/// IRET has ended the blocking of NMIs, and then met the EPT violation that L3 never hears of: it is executed again, and must
+/// find NMIs blocked (SDM 3C 27.2.3 "Information About NMI Unblocking Due to IRET").
+fn restore_nmi_blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, qualification: u64) {
+    const NMI_UNBLOCKING: u64 = EptViolation::NMI_UNBLOCKING_DUE_TO_IRET;
+    const BLOCKING_BY_NMI: u64 = 1 << 3;
+    if qualification & NMI_UNBLOCKING != 0 && exit.idt_vectoring(&mut vcpu.platform) >> 31 == 0 {
+        let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_BY_NMI);
     }
 }
 
@@ -97,7 +113,8 @@ fn byte(memory: &mut GuestMemory<'_>, address: u64) -> u8 {
 /// Exits that L1 keeps, and that need the state of nesting; `None` for all that its ordinary handlers do.
 fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Option<Action> {
     match exit.reason.basic() {
-        Reason::EPT_VIOLATION | Reason::EPT_MISCONFIGURATION => ept(vcpu, nested, exit),
+        // A misconfiguration is never L2's: the tables that the processor walks are L1's own.
+        Reason::EPT_VIOLATION => ept(vcpu, nested, exit),
         Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
             let now = vcpu.platform.time_stamp_counter();
             if nested.timer.is_some_and(|timer| now >= timer) {
@@ -125,6 +142,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
             if nested.composition.take_flush() {
                 vcpu.platform.invalidate_ept();
             }
+            restore_nmi_blocking(vcpu, exit, qualification);
             Some(Action::Resume)
         }
         Outcome::L2(fault) => {
@@ -173,7 +191,9 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
-    let kept = kept(vcpu, controls, vmcs23.get(Field::GUEST_CR0));
+    let cr0 = vmcs23.get(Field::GUEST_CR0);
+    msr_lists::store_on_exit(vcpu, nested);
+    let kept = kept(vcpu, controls, cr0);
     load(vcpu, nested, &kept, nmi_blocking);
 }
 
@@ -192,14 +212,28 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
 fn late_failure<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
     let qualification = exit.qualification(&mut vcpu.platform);
     let information = ExitInformation { reason: exit.reason.0, qualification, ..ExitInformation::default() };
+    unwind(vcpu, nested);
+    fail(vcpu, nested, &information);
+    Action::Reflect
+}
+
+/// Takes back an entry that failed after the merge: L2's VMCS is current again, and the launch state is what it was. What vmcs13
+/// holds beyond what the merge wrote is written anew next time.
+#[cold]
+pub fn unwind<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
+    // The merge does not write what is still to be fetched; after this it writes everything.
     if let Some(vmcs23) = nested.operation.current() {
-        vmcs23.changed = shadow::field_set::FieldSet::ALL;
-        vmcs23.unchecked = shadow::field_set::FieldSet::ALL;
+        shadow::exit::pull(vmcs23, &mut vcpu.platform);
     }
     back_to_l2(vcpu, nested);
     switch(vcpu, Region::Vmcs12);
-    fail(vcpu, nested, &information);
-    Action::Reflect
+    // vmcs12 still holds what its last exit, L2's VMLAUNCH or VMRESUME, has left.
+    let launch = ExitReason(vcpu.platform.read(Field::EXIT_REASON) as u32).basic() == Reason::VMLAUNCH;
+    if let Some(vmcs23) = nested.operation.current() {
+        vmcs23.launched = !launch;
+        vmcs23.changed = FieldSet::ALL;
+        vmcs23.unchecked = FieldSet::ALL;
+    }
 }
 
 /// What an exit with these controls keeps.
@@ -268,4 +302,14 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
+    // L2 goes on at an address of its own, and not behind what L1 has done for L3.
+    vcpu.finished_at = u64::MAX;
+    if core::mem::take(&mut vcpu.tsc_offset_is_stale) {
+        vcpu.platform.write(Field::TSC_OFFSET, vcpu.tsc_offset);
+    }
+    msr_lists::load_on_exit(vcpu, nested);
 }
+
+#[cfg(test)]
+#[path = "tests/exit.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 
 use super::{Nested, exit, with};
+use crate::exit::End;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
@@ -19,15 +20,18 @@ const VALID: u64 = 1 << 31;
 const NMI_BLOCKING: u64 = 1 << 3;
 
 /// Offers the events that wait.
-pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
+///
+/// # Errors
+/// The end of the run: the exit to L2 became a VMX abort.
+pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Result<(), End> {
     let event = with(vcpu, |vcpu, nested| exiting(vcpu, nested)).flatten();
     let Some(event) = event else {
         vcpu.offer_event();
-        return;
+        return Ok(());
     };
     if vcpu.has_injection() || vcpu.platform.read(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
         vcpu.exit_at_once();
-        return;
+        return Ok(());
     }
     with(vcpu, |vcpu, nested| {
         let (reason, interruption) = match event {
@@ -41,9 +45,13 @@ pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
         let information = ExitInformation { reason: reason.0.into(), interruption, ..ExitInformation::default() };
         exit::leave(vcpu, nested, &information, rip);
     });
+    if let Some(end) = vcpu.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+        return Err(end);
+    }
     if vcpu.devices.event_pending() {
         vcpu.offer_event();
     }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -6,14 +6,18 @@
 //!
 //! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
 
+pub mod control_register;
 pub mod entry;
+mod exception;
 pub mod exit;
 pub mod field_access;
 pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
 pub mod memory;
+pub mod msr_lists;
 pub mod operand;
+mod pdptes;
 pub mod regions;
 mod shadowing;
 
@@ -26,6 +30,7 @@ use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::field::Field;
 
+use crate::exit::End;
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{self, CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG};
@@ -59,6 +64,8 @@ pub struct Nested {
     interruptibility12: u64,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
+    /// What an MSR area of an exit to L2 has led to.
+    abort: Option<msr_lists::Abort>,
 }
 
 /// What of L1 goes into every vmcs13.
@@ -102,6 +109,7 @@ impl Nested {
             loaded: HostState::default(),
             interruptibility12: 0,
             free: free_fields(),
+            abort: None,
         }
     }
 
@@ -109,6 +117,21 @@ impl Nested {
     #[must_use]
     pub const fn runs_l3(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// VMXON and VMPTRLD, for tests.
+    #[cfg(test)]
+    pub(crate) fn turn_on<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, vmxon_region: u64, region: u64) {
+        use shadow::operation::Reply;
+        let mut world = regions::World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut self.regions };
+        assert_eq!(self.operation.vmxon(vmxon_region, &mut world), Reply::Succeed);
+        assert_eq!(self.operation.vmptrld(region, &mut world), Reply::Succeed);
+    }
+
+    /// The end of the run, after a VMX abort.
+    #[must_use]
+    pub fn msr_abort(&self) -> Option<End> {
+        self.abort.map(msr_lists::Abort::end)
     }
 
     /// When L2's VMX-preemption timer ends L3's run.

@@ -30,6 +30,8 @@ pub struct Regions {
     prepared: [bool; SLOTS],
     /// The EPT pointer and the "use MSR bitmaps" that a vmcs13 holds.
     ept_pointer: [u64; SLOTS],
+    /// The TSC offset of L2 that went into a vmcs13.
+    tsc_offset: [u64; SLOTS],
     /// Hardware VMCS shadowing, where it is used.
     pub(super) hardware: Option<Hardware>,
     /// The secondary controls of vmcs12.
@@ -81,7 +83,15 @@ fn shadow_region(slot: usize) -> Region {
 impl Regions {
     pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>, secondary12: Secondary) -> Self {
         bitmap.words.fill(!0);
-        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], hardware, secondary12 }
+        Self {
+            constants,
+            bitmap,
+            prepared: [false; SLOTS],
+            ept_pointer: [0; SLOTS],
+            tsc_offset: [0; SLOTS],
+            hardware,
+            secondary12,
+        }
     }
 
     /// Sets or clears a secondary control of vmcs12, which is current.
@@ -122,6 +132,17 @@ impl Regions {
         ];
         for (field, value) in rows {
             platform.write(field, value);
+        }
+    }
+
+    /// Sees to it that the TSC offset is merged again if L2's has changed since.
+    #[inline]
+    pub(super) fn note_tsc_offset(&mut self, slot: usize, offset: u64, vmcs23: &mut Vmcs23) {
+        if let Some(old) = self.tsc_offset.get_mut(slot)
+            && *old != offset
+        {
+            *old = offset;
+            vmcs23.changed.insert(Field::TSC_OFFSET);
         }
     }
 
