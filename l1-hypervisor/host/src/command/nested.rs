@@ -21,13 +21,13 @@ pub fn profile(arguments: &RunArguments) -> Result<Option<NestedProfile>, RunErr
         (false, Some(_), _) => {
             Err(RunError::Usage("--nested-caps says what VMX the guest sees, but it sees none: add --nested on"))
         }
-        (false, None, Some(_)) => Err(RunError::Usage(
+        (false, None, Some(_)) if arguments.depth == 1 => Err(RunError::Usage(
             "--shadow-fields is about a guest that is a hypervisor, but this one has no VMX: add --nested on",
         )),
-        (true, _, Some(_)) if arguments.shadowing == ShadowingChoice::Software => {
+        (_, _, Some(_)) if arguments.shadowing == ShadowingChoice::Software => {
             Err(RunError::Usage("--shadow-fields is about hardware shadowing, which --shadowing software turns off"))
         }
-        (false, None, None) => Ok(None),
+        (false, None, _) => Ok(None),
         (true, profile, _) => Ok(Some(profile.unwrap_or_default())),
     }
 }
