@@ -81,6 +81,12 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The report of the outermost hypervisor.
+    #[must_use]
+    pub fn outermost(&self) -> Option<&EndReport> {
+        self.outer_reports.first().or(self.report.as_ref())
+    }
+
     /// The exit status that this leads to.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
