@@ -62,7 +62,7 @@ fn as_l3(guest: &str) -> Result<(), Failed> {
     let options = ["--trace", "canonical"];
     let alone = run(guest, "haswell", 1, &options, b"\n")?;
     let mut nested = run(guest, "haswell", 2, &options, b"\n")?;
-    if let Some(line) = nested.trace.lines().find(|line| !line.trim_start().is_empty() && line.contains("-> L1")) {
+    if let Some(line) = nested.trace.lines().find(|line| line.contains("-> L1 ")) {
         return Err(format!("an exit that L2 took is shown as L1's: {line}").into());
     }
     nested.trace = nested.trace.replace("L3 ", "L2 ").replace("-> L2 ", "-> L1 ");
@@ -82,9 +82,10 @@ fn statistics() -> Result<(), Failed> {
     if nested.messages.contains(expected) { Ok(()) } else { Err(format!("no {expected:?}: {}", nested.messages).into()) }
 }
 
-/// Every byte reaches the guest through all hypervisors, also the one that begins escape sequences on the serial line.
+/// Every byte reaches the guest through all hypervisors, also the one that begins escape sequences on the serial line. What
+/// travels is no longer than the FIFO of Bochs's controller, which drops what L1 does not fetch in time.
 fn input() -> Result<(), Failed> {
-    let line = b"a\x10b\x10\x10S\n";
+    let line = b"a\x10S\n";
     let alone = run("serial", "haswell", 1, &[], line)?;
     if !alone.output.as_bytes().windows(line.len()).any(|window| window == line) {
         return Err(format!("{:?}", alone.output).into());
