@@ -80,6 +80,17 @@ impl Sinks<'_> {
         Ok(())
     }
 
+    /// Takes a record of one of the hypervisors around the one that hosts the guest: `symbols` of the guest say nothing about
+    /// it, and canonical text is about the guest alone.
+    pub fn outer_record(&mut self, record: &Record, is_outermost: bool) {
+        if let Trace::Events(_) = &self.trace {
+            event::emit(record, &SymbolTable::default());
+        }
+        if is_outermost && let Some(statistics) = &mut self.statistics {
+            statistics.add(record);
+        }
+    }
+
     /// Takes the news that records were lost.
     ///
     /// # Errors
