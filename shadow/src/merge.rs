@@ -60,13 +60,14 @@ pub struct Inherited {
 const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
     .union(Secondary::ENABLE_RDTSCP)
     .union(Secondary::ENABLE_INVPCID)
-    .union(Secondary::DESCRIPTOR_TABLE_EXITING)
-    .union(Secondary::ENABLE_XSAVES_XRSTORS)
-    .union(Secondary::RDRAND_EXITING)
-    .union(Secondary::RDSEED_EXITING);
+    .union(Secondary::ENABLE_XSAVES_XRSTORS);
 
 /// Controls of L2 that go to the processor. Everything else that L2 may set is emulated.
-const SECONDARY_PASSED: Secondary = SECONDARY_FROM_L2.union(Secondary::WBINVD_EXITING);
+const SECONDARY_PASSED: Secondary = SECONDARY_FROM_L2
+    .union(Secondary::DESCRIPTOR_TABLE_EXITING)
+    .union(Secondary::WBINVD_EXITING)
+    .union(Secondary::RDRAND_EXITING)
+    .union(Secondary::RDSEED_EXITING);
 
 /// See [`SECONDARY_PASSED`]. I/O always exits and MSR accesses go by L1's merged bitmap.
 const PRIMARY_PASSED: Primary = Primary::HLT_EXITING
