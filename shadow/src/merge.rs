@@ -86,7 +86,23 @@ const PRIMARY_PASSED: Primary = Primary::HLT_EXITING
     .union(Primary::MONITOR_EXITING)
     .union(Primary::PAUSE_EXITING);
 
-const WINDOWS: Primary = Primary::INTERRUPT_WINDOW_EXITING.union(Primary::NMI_WINDOW_EXITING);
+/// Controls of vmcs12 that are about L2's own state: the windows it waits for, and its virtual-APIC page.
+const PRIMARY_OF_L2: Primary =
+    Primary::INTERRUPT_WINDOW_EXITING.union(Primary::NMI_WINDOW_EXITING).union(Primary::USE_TPR_SHADOW);
+
+/// Without a TPR shadow CR8 is the machine's own task priority (SDM 3C 25.1.3 "Instructions That Cause VM Exits
+/// Conditionally"), which is neither L2's nor L3's.
+const CR8: Primary = Primary::CR8_LOAD_EXITING.union(Primary::CR8_STORE_EXITING);
+
+/// See [`PRIMARY_OF_L2`]: shadow VMCS, page-modification log, VM functions and virtual APIC of vmcs12 are L2's own.
+const SECONDARY_OF_L2: Secondary = Secondary::VMCS_SHADOWING
+    .union(Secondary::ENABLE_PML)
+    .union(Secondary::ENABLE_VM_FUNCTIONS)
+    .union(Secondary::EPT_VIOLATION_VE)
+    .union(Secondary::VIRTUALIZE_APIC_ACCESSES)
+    .union(Secondary::VIRTUALIZE_X2APIC_MODE)
+    .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
+    .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
 
 /// Fields of vmcs23 that vmcs13 holds with the same value.
 const COPIED: FieldSet = LAZY.union(&FieldSet::of(&[
@@ -148,13 +164,13 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    outer.primary - WINDOWS | wanted & PRIMARY_PASSED
+    outer.primary - PRIMARY_OF_L2 | CR8 | wanted & PRIMARY_PASSED
 }
 
 /// The secondary controls of vmcs13.
 #[must_use]
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
-    outer.secondary - SECONDARY_FROM_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
+    outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
