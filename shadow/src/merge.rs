@@ -218,9 +218,15 @@ fn derived<V: VmcsAccess>(
     inherited: impl FnOnce() -> Inherited,
     writer: &mut Writer<'_, V>,
 ) {
-    if changed.intersects(&INJECTION) && vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
-        for field in INJECTION.iter() {
-            writer.write(field, vmcs23.get(field));
+    if changed.intersects(&INJECTION) {
+        // Written without an event, too: after an entry that failed vmcs13 still holds the last one (SDM 3C 26.8 "VM-Entry
+        // Failures During or After Loading Guest State").
+        let information = vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION);
+        writer.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information);
+        if information & VALID != 0 {
+            for field in [Field::VM_ENTRY_EXCEPTION_ERROR_CODE, Field::VM_ENTRY_INSTRUCTION_LENGTH] {
+                writer.write(field, vmcs23.get(field));
+            }
         }
     }
     if changed.intersects(&PROCESSOR_BASED) {
