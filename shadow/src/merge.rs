@@ -8,7 +8,7 @@ use vmcs::access::VmcsAccess;
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::field::Field;
 
-use crate::exit::LAZY;
+use crate::exit::{LAZY, SAVED_SOMETIMES, pull_fields};
 use crate::field_set::FieldSet;
 use crate::reflect::{primary_controls, secondary_controls};
 use crate::vmcs23::Vmcs23;
@@ -181,11 +181,15 @@ pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
 pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: impl FnOnce() -> Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
     let changed = vmcs23.changed;
     let mut writer = Writer { vmcs: vmcs13, count: 0 };
-    for field in changed.intersection(&COPIED).iter() {
+    // What vmcs13 holds for vmcs23 is newer there.
+    for field in changed.intersection(&COPIED).difference(&vmcs23.in_vmcs13).iter() {
         writer.write(field, vmcs23.get(field));
     }
     let rest = changed.difference(&COPIED);
     if !rest.is_empty() || !loads_everything(vmcs23) {
+        // Not every exit saves these: with other controls than at the last one they would be lost.
+        let fields = vmcs23.in_vmcs13.intersection(&SAVED_SOMETIMES);
+        pull_fields(vmcs23, &fields, writer.vmcs);
         derived(vmcs23, &rest, outer, inherited, &mut writer);
     }
     vmcs23.changed = FieldSet::EMPTY;
