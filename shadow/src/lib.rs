@@ -18,6 +18,9 @@
 
 #[cfg(test)]
 extern crate std;
+// Under its own name, as the fuzz targets use the same files.
+#[cfg(test)]
+extern crate self as shadow;
 
 pub mod bitmap;
 pub mod capability;
@@ -29,3 +32,6 @@ pub mod mode;
 pub mod operation;
 pub mod reflect;
 pub mod vmcs23;
+
+#[cfg(test)]
+mod tests;

@@ -309,4 +309,6 @@ fn loaded<V: VmcsAccess>(vmcs23: &Vmcs23, outer: &Outer, inherited: &Inherited, 
 }
 
 #[cfg(test)]
+mod invariants;
+#[cfg(test)]
 mod tests;
