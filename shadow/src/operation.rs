@@ -272,4 +272,6 @@ impl Operation {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
