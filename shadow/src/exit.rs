@@ -10,6 +10,7 @@ use vmcs::event::InterruptionInformation;
 use vmcs::exit_reason::{ExitReason, InstructionFormat, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::InstructionInformation;
+use vmcs::qualification::IoInstruction;
 
 use crate::field_set::FieldSet;
 use crate::merge::Owned;
@@ -49,6 +50,10 @@ impl ExitInformation {
         if row.qualification != vmcs::exit_reason::QualificationFormat::Nothing {
             let information = InstructionInformation(exit.instruction_information.unwrap_or(0));
             exit.qualification = row.defined_qualification(vmcs.read(Field::EXIT_QUALIFICATION), information);
+        }
+        // Of the I/O instructions only INS and OUTS define it (SDM 3C table 27-8).
+        if row.instruction_information == InstructionFormat::StringIo && !IoInstruction(exit.qualification).is_string() {
+            exit.instruction_information = None;
         }
         if has_interruption(reason) {
             exit.interruption = vmcs.read(Field::VM_EXIT_INTERRUPTION_INFORMATION) as u32;
