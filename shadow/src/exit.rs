@@ -387,3 +387,6 @@ pub fn load_host_state(vmcs23: &Vmcs23, host: &HostState, nmi_blocking: bool, vm
 pub fn pin_based(vmcs23: &Vmcs23, control: PinBased) -> bool {
     PinBased::from_bits_retain(vmcs23.get_u32(Field::PIN_BASED_VM_EXECUTION_CONTROLS)).contains(control)
 }
+
+#[cfg(test)]
+mod tests;
