@@ -164,13 +164,13 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    outer.primary - PRIMARY_OF_L2 | CR8 | wanted & PRIMARY_PASSED
+    (outer.primary - PRIMARY_OF_L2) | CR8 | wanted & PRIMARY_PASSED
 }
 
 /// The secondary controls of vmcs13.
 #[must_use]
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
-    outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
+    (outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
