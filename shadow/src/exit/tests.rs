@@ -10,6 +10,9 @@ use vmcs::software::SoftwareVmcs;
 use super::*;
 use crate::tests::{merged_vmcs23, vmcs23};
 
+/// Fields and their values.
+type Rows<'a> = &'a [(Field, u64)];
+
 /// What vmcs13 has in each field of VM-exit information, and vmcs23 before.
 const REAL: u64 = 0x1111_1111;
 const OLD: u64 = 0x2222_2222;
@@ -55,7 +58,7 @@ fn fields_that_a_reason_does_not_define_stay() {
     let int3 = (Field::VM_EXIT_INTERRUPTION_INFORMATION, event(Vector::BP, EventType::SOFTWARE_EXCEPTION, false));
     let in_delivery = (Field::IDT_VECTORING_INFORMATION, event(0x80, EventType::SOFTWARE_INTERRUPT, false));
     let [length, information, linear, physical] = OPTIONAL;
-    let rows: &[(Reason, &[(Field, u64)], &[Field])] = &[
+    let rows: &[(Reason, Rows<'_>, &[Field])] = &[
         (Reason::CPUID, &[], &[length]),
         (Reason::EXCEPTION_OR_NMI, &[], &[]),
         (Reason::EXCEPTION_OR_NMI, &[int3], &[length]),

@@ -150,7 +150,7 @@ impl<'a> State<'a> {
     fn new(real: &'a Capabilities, outer: Outer) -> Self {
         Self {
             real,
-            offered: real.clone(),
+            offered: *real,
             outer,
             inherited: Inherited::default(),
             vmcs23: Vmcs23::new(),

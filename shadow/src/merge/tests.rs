@@ -7,6 +7,9 @@ use vmcs::software::SoftwareVmcs;
 use super::*;
 use crate::tests::{merged_vmcs23, outer, vmcs23};
 
+/// Fields and their values.
+type Rows = &'static [(Field, u64)];
+
 const PRIMARY: Field = Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS;
 const SECONDARY: Field = Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS;
 const INFORMATION: Field = Field::VM_ENTRY_INTERRUPTION_INFORMATION;
@@ -67,7 +70,7 @@ fn secondary_rows(controls: Secondary) -> [(Field, u64); 2] {
 #[test]
 fn cr8_exits_are_forced_whatever_vmcs12_does() {
     let tpr = Outer {
-        primary: outer().primary - CR8 | Primary::USE_TPR_SHADOW,
+        primary: (outer().primary - CR8) | Primary::USE_TPR_SHADOW,
         secondary: outer().secondary | Secondary::VIRTUALIZE_X2APIC_MODE,
         ..outer()
     };
@@ -326,7 +329,7 @@ fn page_faults_exit_by_l2s_mask_unless_l1_wants_them_all() {
 #[test]
 fn only_what_has_changed_is_written() {
     let rows = [(Field::VM_ENTRY_CONTROLS, LOADS), (Field::PRIMARY_VM_EXIT_CONTROLS, SAVES)];
-    let groups: [(&[(Field, u64)], &[Field]); 8] = [
+    let groups: [(Rows, &[Field]); 8] = [
         (&[], &[]),
         (&[(Field::GUEST_RIP, 0x1234)], &[Field::GUEST_RIP]),
         (&[(Field::GUEST_GS_BASE, 1), (Field::GUEST_CS_SELECTOR, 8)], &[Field::GUEST_CS_SELECTOR, Field::GUEST_GS_BASE]),

@@ -12,6 +12,9 @@ const RCX: usize = 1;
 const RBX: usize = 3;
 const RSP: usize = 4;
 
+/// Addresses and what is there.
+type Bytes = &'static [(u64, u8)];
+
 /// An exit, and L2's memory: bytes that are not zero.
 #[derive(Default)]
 struct Given {
@@ -20,7 +23,7 @@ struct Given {
     error_code: u32,
     general: [u64; 16],
     field_register: usize,
-    memory: &'static [(u64, u8)],
+    memory: Bytes,
 }
 
 impl Facts for Given {
@@ -317,21 +320,21 @@ fn lmsw_looks_at_four_bits_and_cannot_clear_pe() {
 }
 
 /// Bitmap A at 0x1000, B at 0x2000.
-fn io(controls: Primary, qualification: u64, memory: &'static [(u64, u8)]) -> bool {
+fn io(controls: Primary, qualification: u64, memory: Bytes) -> bool {
     let rows = [(PRIMARY, controls.bits().into()), (Field::IO_BITMAP_A, 0x1000), (Field::IO_BITMAP_B, 0x2000)];
     reflected(Reason::IO_INSTRUCTION, &rows, Given { qualification, memory, ..Given::default() })
 }
 
 #[test]
 fn io_by_the_unconditional_control_or_else_by_the_bitmaps() {
-    const COM1: &[(u64, u8)] = &[(0x1000 + 0x3f8 / 8, 1)];
+    const COM1: Bytes = &[(0x1000 + 0x3f8 / 8, 1)];
     let (unconditional, bitmaps) = (Primary::UNCONDITIONAL_IO_EXITING, Primary::USE_IO_BITMAPS);
     let port = |port: u64, size: u64| port << 16 | (size - 1);
     assert!(io(unconditional, port(0x80, 1), &[]) && !io(Primary::empty(), port(0x80, 1), &[]));
     assert!(!io(unconditional | bitmaps, port(0x80, 1), &[]), "with bitmaps the other control is ignored");
     assert!(io(bitmaps, port(0x3f8, 1), COM1) && !io(bitmaps, port(0x3f9, 1), COM1) && !io(bitmaps, port(0x3f7, 1), COM1));
     assert!(io(bitmaps, port(0x3f7, 2), COM1) && io(bitmaps, port(0x3f5, 4), COM1) && !io(bitmaps, port(0x3f4, 4), COM1));
-    const PORT_8000: &[(u64, u8)] = &[(0x2000, 1)];
+    const PORT_8000: Bytes = &[(0x2000, 1)];
     assert!(
         io(bitmaps, port(0x8000, 1), PORT_8000) && io(bitmaps, port(0x7fff, 2), PORT_8000) && !io(bitmaps, port(0, 1), PORT_8000)
     );
@@ -339,7 +342,7 @@ fn io_by_the_unconditional_control_or_else_by_the_bitmaps() {
 }
 
 /// Bitmap at 0x1000; RCX holds the number.
-fn msr(reason: Reason, number: u64, memory: &'static [(u64, u8)]) -> bool {
+fn msr(reason: Reason, number: u64, memory: Bytes) -> bool {
     let rows = [(PRIMARY, Primary::USE_MSR_BITMAPS.bits().into()), (Field::MSR_BITMAP, 0x1000)];
     let mut general = [0; 16];
     general[RCX] = number;
@@ -348,7 +351,7 @@ fn msr(reason: Reason, number: u64, memory: &'static [(u64, u8)]) -> bool {
 
 #[test]
 fn msrs_by_the_four_parts_of_the_bitmap() {
-    let parts: [(Reason, u64, &'static [(u64, u8)]); 4] = [
+    let parts: [(Reason, u64, Bytes); 4] = [
         (Reason::RDMSR, 0x174, &[(0x1000 + 0x174 / 8, 1 << 4)]),
         (Reason::RDMSR, 0xc000_0080, &[(0x1400 + 0x10, 1)]),
         (Reason::WRMSR, 0x174, &[(0x1800 + 0x174 / 8, 1 << 4)]),
@@ -372,8 +375,8 @@ fn vmread_and_vmwrite_by_their_bitmaps() {
         rows.extend([(Field::VMREAD_BITMAP, 0x1000), (Field::VMWRITE_BITMAP, 0x2000)]);
         rows
     };
-    const READ: &[(u64, u8)] = &[(0x1000 + 0x681e / 8, 1 << 6)];
-    const WRITE: &[(u64, u8)] = &[(0x2000 + 0x681e / 8, 1 << 6)];
+    const READ: Bytes = &[(0x1000 + 0x681e / 8, 1 << 6)];
+    const WRITE: Bytes = &[(0x2000 + 0x681e / 8, 1 << 6)];
     let exits = |reason, encoding, memory| {
         let mut general = [0; 16];
         general[RBX] = encoding;
