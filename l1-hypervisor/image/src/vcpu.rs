@@ -270,10 +270,16 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// when it comes, and it saves a VMREAD at every exit.
     #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
+        let rflags = self.platform.read(Field::GUEST_RFLAGS);
+        self.finish_with(old, new, rflags);
+    }
+
+    /// The same, for a handler that knows RFLAGS.
+    #[inline(always)]
+    pub fn finish_with(&mut self, old: u64, new: u64, rflags: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
-        let rflags = self.platform.read(Field::GUEST_RFLAGS);
         if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
             self.finish_with_flags(rflags);
         }
@@ -362,7 +368,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::NMI_WINDOW_EXITING);
     }
 
-    fn set_primary(&mut self, controls: PrimaryProcessorBased) {
+    pub(crate) fn set_primary(&mut self, controls: PrimaryProcessorBased) {
         if controls != self.controls.primary {
             self.controls.primary = controls;
             self.platform.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());

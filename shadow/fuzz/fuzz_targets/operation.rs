@@ -15,6 +15,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../src/tests/haswell.rs"]
+mod haswell;
 #[path = "../../src/operation/model.rs"]
 mod model;
 

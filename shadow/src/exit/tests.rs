@@ -10,9 +10,6 @@ use vmcs::software::SoftwareVmcs;
 use super::*;
 use crate::tests::{merged_vmcs23, vmcs23};
 
-/// Fields and their values.
-type Rows<'a> = &'a [(Field, u64)];
-
 /// What vmcs13 has in each field of VM-exit information, and vmcs23 before.
 const REAL: u64 = 0x1111_1111;
 const OLD: u64 = 0x2222_2222;
@@ -51,36 +48,28 @@ fn event(vector: u8, event_type: EventType, error_code: bool) -> u64 {
     InterruptionInformation::new(vector, event_type, error_code).0.into()
 }
 
-/// The optional fields that an exit defines; SDM 3C 27.2.1 "Basic VM-Exit Information" and 27.2.5.
+/// The optional fields that some exit with this reason defines; SDM 3C 27.2.1 "Basic VM-Exit Information" and 27.2.5. Where
+/// only some do, L2 gets what the processor has left in the others, too.
 #[test]
-fn fields_that_a_reason_does_not_define_stay() {
-    let string = (Field::EXIT_QUALIFICATION, 0x03f8_0010);
-    let int3 = (Field::VM_EXIT_INTERRUPTION_INFORMATION, event(Vector::BP, EventType::SOFTWARE_EXCEPTION, false));
-    let in_delivery = (Field::IDT_VECTORING_INFORMATION, event(0x80, EventType::SOFTWARE_INTERRUPT, false));
+fn fields_that_a_reason_never_defines_stay() {
     let [length, information, linear, physical] = OPTIONAL;
-    let rows: &[(Reason, Rows<'_>, &[Field])] = &[
-        (Reason::CPUID, &[], &[length]),
-        (Reason::EXCEPTION_OR_NMI, &[], &[]),
-        (Reason::EXCEPTION_OR_NMI, &[int3], &[length]),
-        (Reason::EXTERNAL_INTERRUPT, &[], &[]),
-        (Reason::TRIPLE_FAULT, &[], &[]),
-        (Reason::INTERRUPT_WINDOW, &[], &[]),
-        (Reason::TASK_SWITCH, &[(Field::EXIT_QUALIFICATION, 0xc000_0028)], &[]),
-        (Reason::TASK_SWITCH, &[(Field::EXIT_QUALIFICATION, 0x0000_0028)], &[length]),
-        (Reason::VMREAD, &[], &[length, information]),
-        (Reason::RDRAND, &[], &[length, information]),
-        (Reason::CONTROL_REGISTER_ACCESS, &[(Field::EXIT_QUALIFICATION, 0)], &[length]),
-        (Reason::CONTROL_REGISTER_ACCESS, &[(Field::EXIT_QUALIFICATION, 0x70)], &[length, linear]),
-        (Reason::IO_INSTRUCTION, &[(Field::EXIT_QUALIFICATION, 0x03f8_0000)], &[length]),
-        (Reason::IO_INSTRUCTION, &[string], &[length, information, linear]),
-        (Reason::EPT_VIOLATION, &[(Field::EXIT_QUALIFICATION, 1)], &[physical]),
-        (Reason::EPT_VIOLATION, &[(Field::EXIT_QUALIFICATION, 0x81)], &[linear, physical]),
-        (Reason::EPT_VIOLATION, &[(Field::EXIT_QUALIFICATION, 1), in_delivery], &[length, physical]),
-        (Reason::EPT_MISCONFIGURATION, &[], &[physical]),
-        (Reason::MONITOR_TRAP_FLAG, &[], &[]),
+    let rows: &[(Reason, &[Field])] = &[
+        (Reason::CPUID, &[length]),
+        (Reason::EXCEPTION_OR_NMI, &[length]),
+        (Reason::EXTERNAL_INTERRUPT, &[]),
+        (Reason::TRIPLE_FAULT, &[]),
+        (Reason::INTERRUPT_WINDOW, &[]),
+        (Reason::TASK_SWITCH, &[length]),
+        (Reason::VMREAD, &[length, information]),
+        (Reason::RDRAND, &[length, information]),
+        (Reason::CONTROL_REGISTER_ACCESS, &[length, linear]),
+        (Reason::IO_INSTRUCTION, &[length, information, linear]),
+        (Reason::EPT_VIOLATION, &[length, linear, physical]),
+        (Reason::EPT_MISCONFIGURATION, &[length, physical]),
+        (Reason::MONITOR_TRAP_FLAG, &[]),
     ];
-    for (reason, vmcs13, defined) in rows {
-        let vmcs23 = reported(reason.0.into(), vmcs13);
+    for (reason, defined) in rows {
+        let vmcs23 = reported(reason.0.into(), &[]);
         assert_eq!(vmcs23.get(Field::EXIT_REASON), u64::from(reason.0));
         for field in OPTIONAL {
             let expected = if defined.contains(&field) { REAL } else { OLD };
@@ -173,8 +162,9 @@ fn bits_of_control_registers_come_from_three_places() {
         }
         let [mask23, owned, old, real, read_shadow] = words;
         let mut vmcs23 = vmcs23(&[(value, old), (mask, mask23)]);
+        vmcs23.registers_touched = true;
         let mut vmcs13 = vmcs13(&[(value, real), (mask, mask23 | owned), (shadow, read_shadow)]);
-        save_guest_state(&mut vmcs23, &mut vmcs13, &Owned { cr0: owned, cr4: owned }, true);
+        save_guest_state(&mut vmcs23, &mut vmcs13, &Owned { cr0: owned, cr4: owned }, true, 2, false);
         for case in 0..32 {
             let bit = |word: u64| word >> case & 1;
             let expected = match (bit(mask23), bit(owned)) {
@@ -206,7 +196,7 @@ fn guest_state_is_saved_at_once_or_on_demand_and_only_what_the_controls_say() {
                 vmcs23.record(*field, 1);
                 vmcs13.set(*field, 2);
             }
-            save_guest_state(&mut vmcs23, &mut vmcs13, &Owned::default(), ept);
+            save_guest_state(&mut vmcs23, &mut vmcs13, &Owned::default(), ept, 2, false);
             assert_eq!(vmcs23.get(Field::GUEST_RIP), 2, "at once");
             assert_eq!(vmcs23.get(Field::GUEST_ES_BASE), 1, "on demand");
             let count = vmcs23.in_vmcs13.len();
@@ -230,8 +220,9 @@ fn an_exit_clears_the_valid_bit_and_notes_the_mode() {
     for (before, real) in [(0, mode), (mode, 0), (mode, mode), (0, 0)] {
         let rows = [(Field::VM_ENTRY_INTERRUPTION_INFORMATION, 0x8000_0b0e), (Field::VM_ENTRY_CONTROLS, 0x1004 | before)];
         let mut vmcs23 = merged_vmcs23(&rows);
+        vmcs23.registers_touched = true;
         let mut vmcs13 = vmcs13(&[(Field::VM_ENTRY_CONTROLS, 0xc004 | real)]);
-        save_guest_state(&mut vmcs23, &mut vmcs13, &Owned::default(), true);
+        save_guest_state(&mut vmcs23, &mut vmcs13, &Owned::default(), true, 2, false);
         assert_eq!(vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION), 0x0b0e);
         assert_eq!(vmcs23.get(Field::VM_ENTRY_CONTROLS), 0x1004 | real, "the other controls are L2's");
     }
@@ -297,7 +288,8 @@ fn host_segments_for_64_bit_and_32_bit_hosts() {
             vmcs12.set(row.field, 0x7777);
         }
         let host = HostState { is_64_bit, ..HostState::default() };
-        load_host_state(&vmcs23(&rows), &host, false, &mut vmcs12);
+        load_host_state(&vmcs23(&rows), &host, &mut vmcs12);
+        load_frequent_host_state(&vmcs23(&rows), &mut vmcs12);
         let expected = [
             (Field::GUEST_RIP, 0x1000),
             (Field::GUEST_RSP, 0x2000),
@@ -331,7 +323,6 @@ fn host_segments_for_64_bit_and_32_bit_hosts() {
             (Field::GUEST_IA32_DEBUGCTL, 0),
             (Field::GUEST_ACTIVITY_STATE, 0),
             (Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0),
-            (Field::GUEST_INTERRUPTIBILITY_STATE, 0),
         ];
         for (field, value) in expected {
             assert_eq!(vmcs12.get(field), value, "{field}, 64-bit host {is_64_bit}");
@@ -350,7 +341,7 @@ fn each_data_segment_is_unusable_with_a_null_selector() {
     ];
     for (selector, _) in segments {
         let mut vmcs12 = SoftwareVmcs::new();
-        load_host_state(&vmcs23(&[(selector, 0x18)]), &HostState::default(), false, &mut vmcs12);
+        load_host_state(&vmcs23(&[(selector, 0x18)]), &HostState::default(), &mut vmcs12);
         for (other, rights) in segments {
             assert_eq!(vmcs12.get(rights) & UNUSABLE == 0, other == selector, "{rights} with {selector}");
         }
@@ -363,8 +354,8 @@ fn host_state_leaves_control_registers_and_controls_of_vmcs12_alone() {
     for row in FIELDS {
         vmcs12.set(row.field, row.width.mask());
     }
-    load_host_state(&vmcs23(&[]), &HostState::default(), true, &mut vmcs12);
-    assert_eq!(vmcs12.get(Field::GUEST_INTERRUPTIBILITY_STATE), 1 << 3, "blocking by NMI");
+    load_host_state(&vmcs23(&[]), &HostState::default(), &mut vmcs12);
+    load_frequent_host_state(&vmcs23(&[]), &mut vmcs12);
     let apart = [Field::GUEST_CR0, Field::GUEST_CR3, Field::GUEST_CR4, Field::GUEST_IA32_EFER, Field::GUEST_IA32_PAT];
     for row in FIELDS.iter().filter(|row| row.field.kind() != Kind::Guest || apart.contains(&row.field)) {
         assert_eq!(vmcs12.get(row.field), row.width.mask(), "{}", row.field);

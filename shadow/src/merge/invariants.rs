@@ -209,7 +209,7 @@ impl<'a> State<'a> {
     fn enter(&mut self) {
         let inherited = self.inherited;
         self.vmcs13.written = FieldSet::EMPTY;
-        let count = merge(&mut self.vmcs23, &self.outer, || inherited, &mut self.vmcs13);
+        let count = merge(&mut self.vmcs23, &self.outer, &inherited, &mut self.vmcs13);
         assert!(count >= self.vmcs13.written.len(), "what was written was counted");
         assert!(self.vmcs23.changed.is_empty());
 
@@ -218,7 +218,7 @@ impl<'a> State<'a> {
             whole.write(row.field, self.ideal.get(row.field));
         }
         let mut expected = Vmcs13::new();
-        merge(&mut whole, &self.outer, || inherited, &mut expected);
+        merge(&mut whole, &self.outer, &inherited, &mut expected);
         let injects = self.ideal.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID;
         let injected = self.vmcs13.fields.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID;
         assert_eq!(injected, injects, "an event is injected that L2 does not inject now, or is lost");
@@ -366,6 +366,10 @@ impl<'a> State<'a> {
     /// A register of L3, as far as L3 can change it without L2.
     fn run_l3(&mut self, field: Field, value: u64) {
         let vmcs = &mut self.vmcs13.fields;
+        // L1 writes all of these but DR7 on L3's behalf, and says so.
+        let emulated =
+            [Field::GUEST_CR0, Field::GUEST_CR4, Field::GUEST_IA32_EFER, Field::GUEST_IA32_PAT, Field::GUEST_IA32_DEBUGCTL];
+        self.vmcs23.registers_touched |= emulated.contains(&field);
         let (mask23, owned, required) = match field {
             Field::GUEST_CR0 => (self.ideal.get(Field::CR0_GUEST_HOST_MASK), self.outer.owned.cr0, self.outer.cr0_required),
             Field::GUEST_CR4 => (self.ideal.get(Field::CR4_GUEST_HOST_MASK), self.outer.owned.cr4, self.outer.cr4_required),
@@ -395,7 +399,8 @@ impl<'a> State<'a> {
         let secondary = self.ideal.get(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS) as u32;
         let ept = primary.contains(Primary::ACTIVATE_SECONDARY_CONTROLS)
             && Secondary::from_bits_retain(secondary).contains(Secondary::ENABLE_EPT);
-        save_guest_state(&mut self.vmcs23, &mut self.vmcs13, &self.outer.owned, ept);
+        let rip = self.vmcs13.fields.get(Field::GUEST_RIP);
+        save_guest_state(&mut self.vmcs23, &mut self.vmcs13, &self.outer.owned, ept, rip, false);
 
         let controls = PrimaryExit::from_bits_retain(self.ideal.get(Field::PRIMARY_VM_EXIT_CONTROLS) as u32);
         for row in FIELDS {

@@ -40,7 +40,7 @@ impl VmcsAccess for Vmcs13 {
 
 fn merge_into(vmcs13: &mut Vmcs13, vmcs23: &mut Vmcs23, outer: &Outer) {
     vmcs13.written.clear();
-    let count = merge(vmcs23, outer, || INHERITED, vmcs13);
+    let count = merge(vmcs23, outer, &INHERITED, vmcs13);
     assert_eq!(count as usize, vmcs13.written.len());
 }
 
@@ -215,6 +215,7 @@ fn what_is_loaded_but_not_saved_is_loaded_at_every_entry() {
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     // L3 changes it, and the exit does not tell L2.
     vmcs13.fields.set(Field::GUEST_IA32_PAT, 1);
+    vmcs23.registers_touched = true;
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     assert_eq!(vmcs13.fields.get(Field::GUEST_IA32_PAT), 6);
 }
@@ -244,7 +245,7 @@ fn an_event_is_injected_once() {
     assert_eq!(injected(&vmcs13), (0x8000_0b0e, 2, 3));
     // The exit clears the valid bit in both.
     vmcs13.fields.set(INFORMATION, 0x0b0e);
-    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true);
+    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true, 0, false);
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     assert_eq!(vmcs13.fields.get(INFORMATION) & VALID, 0, "the next entry injects nothing");
     // L2 injects the same again.
@@ -348,7 +349,7 @@ fn only_what_has_changed_is_written() {
             vmcs23.write(field, value);
         }
         let mut vmcs13 = Vmcs13::default();
-        merge(&mut vmcs23, &outer(), || unreachable!("nothing is inherited"), &mut vmcs13);
+        merge(&mut vmcs23, &outer(), &INHERITED, &mut vmcs13);
         assert_eq!(vmcs13.written, expected, "after {writes:x?}");
         merge_into(&mut vmcs13, &mut vmcs23, &outer());
         assert_eq!(vmcs13.written, [], "a second time");
@@ -368,7 +369,7 @@ fn what_l3_has_left_in_vmcs13_is_not_overwritten_by_an_older_value() {
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     vmcs13.fields.set(Field::GUEST_IA32_EFER, 0x800);
     vmcs13.fields.set(Field::GUEST_FS_BASE, 0x2000);
-    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true);
+    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true, 0, false);
     // As after an entry that the processor has refused.
     vmcs23.changed = FieldSet::ALL;
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
@@ -387,11 +388,11 @@ fn efer_that_was_saved_survives_a_change_of_the_exit_controls() {
     let mut vmcs13 = Vmcs13::default();
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     vmcs13.fields.set(Field::GUEST_IA32_EFER, 0x800);
-    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true);
+    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true, 0, false);
     vmcs23.write(Field::PRIMARY_VM_EXIT_CONTROLS, 0);
     merge_into(&mut vmcs13, &mut vmcs23, &outer());
     vmcs13.fields.set(Field::GUEST_IA32_EFER, 0);
-    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true);
+    crate::exit::save_guest_state(&mut vmcs23, &mut vmcs13, &outer().owned, true, 0, false);
     crate::exit::pull(&mut vmcs23, &mut vmcs13);
     assert_eq!(vmcs23.get(Field::GUEST_IA32_EFER), 0x800, "the exit that saved it, not the one that did not");
 }

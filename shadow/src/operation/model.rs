@@ -8,11 +8,15 @@
 use std::collections::HashMap;
 use std::vec::Vec;
 
+use super::haswell::haswell;
 use shadow::capability::VMCS_REVISION_IDENTIFIER;
 use shadow::operation::{Machine, Operation, Reply, SLOTS};
 use shadow::vmcs23::{REGION_SIZE, SHADOW_INDICATOR, Vmcs23};
+use vmcs::capability::Capabilities;
+use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::{FIELDS, Field};
 use vmcs::instruction_error::InstructionError;
+use vmcs::msr::IA32_VMX_PROCBASED_CTLS2;
 
 /// Bits of a physical address.
 pub const PHYSICAL_ADDRESS_WIDTH: u32 = 36;
@@ -113,13 +117,13 @@ impl Machine for World {
         }
     }
 
-    fn activate(&mut self, slot: usize, _vmcs23: &Vmcs23) {
+    fn activate(&mut self, slot: usize, _vmcs23: &mut Vmcs23) {
         assert_eq!(self.linked, None, "the one before was not unlinked");
         self.linked = Some(slot);
         self.slots[slot].used = true;
     }
 
-    fn deactivate(&mut self, slot: usize) {
+    fn deactivate(&mut self, slot: usize, _vmcs23: &mut Vmcs23) {
         assert_eq!(self.linked, Some(slot), "unlinked without being linked");
         self.linked = None;
     }
@@ -172,14 +176,10 @@ fn is_address(address: u64) -> bool {
     address.is_multiple_of(REGION_SIZE as u64) && address < 1 << PHYSICAL_ADDRESS_WIDTH
 }
 
-/// A field that the imagined processor does not have.
-fn exists(field: Field) -> bool {
-    field.row().is_some() && field != Field::EPT_POINTER
-}
-
 /// The state machine, its world and the model.
 #[derive(Debug)]
-struct State {
+struct State<'a> {
+    offered: &'a Capabilities,
     operation: Operation,
     world: World,
     model: Model,
@@ -187,18 +187,34 @@ struct State {
     shadow_vmcs: bool,
 }
 
+/// Haswell, with or without "VMCS shadowing".
+///
+/// # Panics
+/// Never: every MSR is there.
+#[must_use]
+pub fn capabilities(shadow_vmcs: bool) -> Capabilities {
+    let removed = if shadow_vmcs { 0 } else { u64::from(Secondary::VMCS_SHADOWING.bits()) << 32 };
+    Capabilities::read(|number| match number {
+        IA32_VMX_PROCBASED_CTLS2 => haswell(number).map(|value| value & !removed),
+        _ => haswell(number),
+    })
+    .expect("every MSR that exists is given")
+}
+
 /// Runs a program. Its first entry says whether "VMCS shadowing" is offered.
 ///
 /// # Panics
 /// If the state machine does anything else than the model.
 pub fn run(program: &[u8]) {
+    let [without, with] = [false, true].map(capabilities);
     let mut entries = program.as_chunks::<10>().0.iter().map(|entry| {
         let [low, high, value @ ..] = *entry;
         (u16::from_le_bytes([low, high]), u64::from_le_bytes(value))
     });
     let shadow_vmcs = entries.next().is_some_and(|(number, _)| number % 2 != 0);
     let mut state = State {
-        operation: Operation::new(PHYSICAL_ADDRESS_WIDTH, shadow_vmcs),
+        offered: if shadow_vmcs { &with } else { &without },
+        operation: Operation::new(if shadow_vmcs { &with } else { &without }, PHYSICAL_ADDRESS_WIDTH),
         world: World::new(),
         model: Model::default(),
         shadow_vmcs,
@@ -213,7 +229,7 @@ pub fn run(program: &[u8]) {
     assert_eq!((state.world.used(), state.world.releases), (0, before + used), "each slot is released once");
 }
 
-impl State {
+impl State<'_> {
     fn address(operand: usize) -> u64 {
         match operand as u64 % (PAGES + 4) {
             0 => 0x9_9000,
@@ -241,7 +257,8 @@ impl State {
             7 => self.vmwrite(field, value),
             8 => {
                 // An encoding that no processor knows, or this one has not.
-                let unknown = [Field::EPT_POINTER, Field(0x7ffe), Field(u32::MAX)][operand % 3];
+                let unknown =
+                    [Field::TERTIARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, Field(0x7ffe), Field(u32::MAX)][operand % 3];
                 self.vmread(unknown);
                 self.vmwrite(unknown, value);
             }
@@ -332,25 +349,27 @@ impl State {
 
     fn vmread(&mut self, field: Field) {
         self.fetch(field);
+        let exists = field.information().is_some_and(|row| row.existence.holds(self.offered));
         let expected = match self.model.current() {
             None => Err(Reply::FailInvalid),
-            Some(_) if !exists(field) => Err(self.model.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT)),
+            Some(_) if !exists => Err(self.model.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT)),
             Some(region) => Ok(region.fields.get(&field).copied().unwrap_or(0)),
         };
-        assert_eq!(self.operation.vmread(field, exists), expected, "VMREAD {field}");
+        assert_eq!(self.operation.vmread(field), expected, "VMREAD {field}");
     }
 
     fn vmwrite(&mut self, field: Field, value: u64) {
         self.fetch(field);
+        let exists = field.information().is_some_and(|row| row.existence.holds(self.offered));
         let expected = match self.model.current() {
             None => Reply::FailInvalid,
-            Some(_) if !exists(field) => self.model.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT),
+            Some(_) if !exists => self.model.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT),
             Some(region) => {
                 region.fields.insert(field, value & field.width().mask());
                 Reply::Succeed
             }
         };
-        assert_eq!(self.operation.vmwrite(field, value, exists), expected, "VMWRITE {field}");
+        assert_eq!(self.operation.vmwrite(field, value), expected, "VMWRITE {field}");
     }
 
     /// What a VM entry and the exit after it leave: the launch state, and a register of L3 that stays in vmcs13.

@@ -29,6 +29,7 @@ pub(crate) fn vmcs23(rows: &[(Field, u64)]) -> Vmcs23 {
 pub(crate) fn merged_vmcs23(rows: &[(Field, u64)]) -> Vmcs23 {
     let mut vmcs23 = vmcs23(rows);
     vmcs23.changed = FieldSet::EMPTY;
+    vmcs23.registers_touched = false;
     vmcs23
 }
 

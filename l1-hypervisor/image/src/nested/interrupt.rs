@@ -42,7 +42,8 @@ pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
             0
         };
         let reason = BasicExitReason::EXTERNAL_INTERRUPT.0.into();
-        exit::leave(vcpu, nested, &ExitInformation { reason, interruption, ..ExitInformation::default() });
+        let rip = vcpu.platform.read(Field::GUEST_RIP);
+        exit::leave(vcpu, nested, &ExitInformation { reason, interruption, ..ExitInformation::default() }, rip);
     });
     if vcpu.devices.interrupt_pending() {
         vcpu.offer_interrupt();
