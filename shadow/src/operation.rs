@@ -8,7 +8,7 @@
 
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
-use vmcs::field::{Field, Kind};
+use vmcs::field::{Field, Kind, Width};
 use vmcs::instruction_error::InstructionError;
 
 use crate::capability::VMCS_REVISION_IDENTIFIER;
@@ -68,6 +68,18 @@ struct Slot {
     vmcs23: Vmcs23,
 }
 
+fn existing_rows(offered: &Capabilities) -> [u8; Field::SLOTS] {
+    let mut rows = [0; Field::SLOTS];
+    for field in FieldSet::existing(offered).iter() {
+        if let (Some(slot), Some(row)) = (field.table_slot(), field.row())
+            && let Some(entry) = rows.get_mut(slot)
+        {
+            *entry = row as u8 + 1;
+        }
+    }
+    rows
+}
+
 /// The VMX state of a virtual processor.
 #[derive(Debug)]
 pub struct Operation {
@@ -79,8 +91,8 @@ pub struct Operation {
     physical_address_width: u32,
     /// Whether VMPTRLD takes a shadow VMCS, which is the case if "VMCS shadowing" is offered.
     shadow_vmcs: bool,
-    /// The fields that L2's processor has.
-    fields: FieldSet,
+    /// For each slot of an encoding the row of the field plus one; 0 where L2's processor has no field.
+    rows: [u8; Field::SLOTS],
 }
 
 impl Operation {
@@ -94,7 +106,7 @@ impl Operation {
             clock: 0,
             physical_address_width,
             shadow_vmcs: offered.supports_secondary(SecondaryProcessorBased::VMCS_SHADOWING),
-            fields: FieldSet::existing(offered),
+            rows: existing_rows(offered),
         }
     }
 
@@ -261,21 +273,25 @@ impl Operation {
         machine.write(entry.address.wrapping_add(from as u64), &region[from..]);
     }
 
-    /// The current VMCS and the row of a field that L2's processor has: what VMREAD and VMWRITE begin with.
+    /// The current VMCS and the row of a field that L2's processor has; `None` if there is no such VMCS or field.
+    #[inline(always)]
+    pub fn find_field(&mut self, field: Field) -> Option<(&mut Vmcs23, usize)> {
+        if field.is_high() && field.width() != Width::Bits64 {
+            return None;
+        }
+        let row = usize::from(*self.rows.get(field.table_slot()?)?).checked_sub(1)?;
+        Some((self.current()?, row))
+    }
+
+    /// The same: what VMREAD and VMWRITE begin with.
     ///
     /// # Errors
     /// The [`Reply`] that says why not.
-    #[inline(always)]
     pub fn access(&mut self, field: Field) -> Result<(&mut Vmcs23, usize), Reply> {
-        match field.row().filter(|row| self.fields.contains_row(*row)) {
-            // The borrow checker wants the two lookups of the current VMCS apart.
-            Some(row) if self.current.is_some() => match self.current() {
-                Some(vmcs23) => Ok((vmcs23, row)),
-                None => Err(Reply::FailInvalid),
-            },
-            Some(_) => Err(Reply::FailInvalid),
-            None => Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT)),
+        if self.find_field(field).is_none() {
+            return Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT));
         }
+        self.find_field(field).ok_or(Reply::FailInvalid)
     }
 
     /// VMREAD of `field`. The value is as in 64-bit mode.

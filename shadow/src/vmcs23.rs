@@ -116,6 +116,16 @@ impl Vmcs23 {
         }
     }
 
+    /// The same for a field that is known to be in this row, and no upper half.
+    #[inline(always)]
+    pub fn write_known(&mut self, row: usize, field: Field, value: u64) {
+        let value = value & field.width().mask();
+        if self.fields.row(row) != value || self.in_vmcs13.contains_row(row) {
+            self.unsent.insert_row(row);
+            self.write_row(row, value);
+        }
+    }
+
     /// The value of the field with this row of the table.
     #[must_use]
     #[inline(always)]

@@ -16,6 +16,19 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     if exit.reason.0 == u32::from(Reason::CPUID.0) { cpuid::handle(vcpu) } else { handle_other(vcpu, exit) }
 }
 
+/// Handles an exit of L2 that changes nothing but registers, so that L2 can go on without a look at timers and devices;
+/// says whether it was one.
+#[inline(always)]
+pub fn handle_shortly<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> bool {
+    const VMREAD: u32 = Reason::VMREAD.0 as u32;
+    const VMWRITE: u32 = Reason::VMWRITE.0 as u32;
+    match exit.reason.0 {
+        VMREAD => nested::field_access::read(vcpu, exit),
+        VMWRITE => nested::field_access::write(vcpu, exit),
+        _ => false,
+    }
+}
+
 #[inline(never)]
 fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     if exit.reason.is_entry_failure() {

@@ -10,6 +10,7 @@ use vmcs::msr;
 
 use super::Action;
 use crate::context::register::{RAX, RCX, RDX};
+use crate::device::local_apic::{FIRST_MSR, LAST_MSR, Refused};
 use crate::fitness::feature_control;
 use crate::nested::guarded;
 use crate::platform::Platform;
@@ -33,6 +34,12 @@ enum Emulation {
     FeatureControl,
     /// A capability MSR: what the guest is offered, if it has VMX and if that MSR follows from the others; read-only.
     Capability,
+    /// IA32_APIC_BASE.
+    LocalApicBase,
+    /// IA32_TSC_DEADLINE.
+    TscDeadline,
+    /// A register of the local APIC in x2APIC mode.
+    LocalApicRegister,
 }
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
@@ -70,6 +77,7 @@ const EFER_LMA: u64 = 1 << 10;
 const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_TIME_STAMP_COUNTER, Emulation::TimeStampCounter),
     (PLATFORM_ID, Emulation::Constant(0)),
+    (msr::IA32_APIC_BASE, Emulation::LocalApicBase),
     (msr::IA32_FEATURE_CONTROL, Emulation::FeatureControl),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
@@ -80,6 +88,7 @@ const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_MISC_ENABLE, Emulation::WritesIgnored(1)),
     (msr::IA32_DEBUGCTL, Emulation::InField { field: Field::GUEST_IA32_DEBUGCTL, accepts: is_debug_control }),
     (msr::IA32_PAT, Emulation::InField { field: Field::GUEST_IA32_PAT, accepts: is_pat }),
+    (msr::IA32_TSC_DEADLINE, Emulation::TscDeadline),
     (msr::IA32_EFER, Emulation::ExtendedFeatures),
 ];
 
@@ -94,6 +103,9 @@ const fn is_anything(_value: u64) -> bool {
 fn find(index: u32) -> Option<Emulation> {
     if CAPABILITIES.contains(&index) {
         return Some(Emulation::Capability);
+    }
+    if (FIRST_MSR..=LAST_MSR).contains(&index) {
+        return Some(Emulation::LocalApicRegister);
     }
     TABLE.iter().find(|(number, _)| *number == index).map(|&(_, emulation)| emulation)
 }
@@ -133,6 +145,18 @@ pub fn handle_read<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
             Some(value) => value,
             None => return Action::GENERAL_PROTECTION,
         },
+        Some(Emulation::LocalApicBase) => vcpu.devices.local_apic_base(),
+        Some(Emulation::TscDeadline) => {
+            let now = vcpu.now();
+            vcpu.devices.tsc_deadline(now)
+        }
+        Some(Emulation::LocalApicRegister) => {
+            let now = vcpu.now();
+            match vcpu.devices.read_local_apic(index, now) {
+                Ok(value) => value,
+                Err(_) => return Action::GENERAL_PROTECTION,
+            }
+        }
         None => return Action::GENERAL_PROTECTION,
     };
     vcpu.context.general[RAX] = value & 0xffff_ffff;
@@ -162,12 +186,44 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
             let change = offset.wrapping_sub(vcpu.platform.read(Field::TSC_OFFSET));
             vcpu.tsc_offset = vcpu.tsc_offset.wrapping_add(change);
             vcpu.platform.write(Field::TSC_OFFSET, offset);
-            Action::Complete
+            write_tsc_deadline(vcpu, None)
+        }
+        Some(Emulation::LocalApicBase) => {
+            let result = vcpu.devices.set_local_apic_base(value, vcpu.features.physical_address_width);
+            after_local_apic(vcpu, result)
+        }
+        Some(Emulation::TscDeadline) => write_tsc_deadline(vcpu, Some(value)),
+        Some(Emulation::LocalApicRegister) => {
+            let now = vcpu.now();
+            let result = vcpu.devices.write_local_apic(index, value, now);
+            after_local_apic(vcpu, result)
         }
         Some(Emulation::InField { .. } | Emulation::Constant(_) | Emulation::FeatureControl | Emulation::Capability) | None => {
             Action::GENERAL_PROTECTION
         }
     }
+}
+
+fn after_local_apic<P: Platform>(vcpu: &mut Vcpu<'_, P>, result: Result<(), Refused>) -> Action {
+    match result {
+        Ok(()) => {
+            vcpu.devices_changed();
+            Action::Complete
+        }
+        Err(Refused) => Action::GENERAL_PROTECTION,
+    }
+}
+
+/// Arms the timer for a new deadline, or anew for the one it has after the counter was changed.
+fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) -> Action {
+    let now = vcpu.now();
+    let deadline = new.unwrap_or_else(|| vcpu.devices.tsc_deadline(now));
+    if new.is_some() || deadline != 0 {
+        let at = vcpu.time_of_guest_counter(deadline);
+        vcpu.devices.set_tsc_deadline(deadline, at, now);
+        vcpu.devices_changed();
+    }
+    Action::Complete
 }
 
 /// Reserved bits and a change of LME while paging is on raise #GP; LMA cannot be written (SDM 3A 2.2.1 "Extended

@@ -8,6 +8,7 @@
 
 pub mod entry;
 pub mod exit;
+pub mod field_access;
 pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
