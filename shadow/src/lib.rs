@@ -19,6 +19,9 @@
 
 #[cfg(test)]
 extern crate std;
+// Under its own name, as the fuzz targets use the same files.
+#[cfg(test)]
+extern crate self as shadow;
 
 pub mod bitmap;
 pub mod capability;
@@ -32,3 +35,6 @@ pub mod operation;
 pub mod reflect;
 pub mod shadowing;
 pub mod vmcs23;
+
+#[cfg(test)]
+mod tests;
