@@ -6,6 +6,8 @@
 //! [`Operation::release`]. The cache is bounded, so a guest that loads thousands of VMCSs costs no more than one that
 //! loads [`SLOTS`].
 
+mod linked;
+
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::{Field, Kind};

@@ -180,6 +180,8 @@ pub const CONTROLS: &[Row] = &[
     secondary(Secondary::UNRESTRICTED_GUEST),
     secondary(Secondary::RDRAND_EXITING),
     secondary(Secondary::ENABLE_INVPCID),
+    // L3's VMREADs and VMWRITEs always exit, and L1 serves them.
+    secondary_by(Secondary::VMCS_SHADOWING, Source::Software),
     secondary(Secondary::RDSEED_EXITING),
     // Debug controls that are not to be saved or loaded stay what they are by way of vmcs12 and vmcs13.
     exit(PrimaryExit::SAVE_DEBUG_CONTROLS, Source::Software),
@@ -206,7 +208,11 @@ const fn primary(control: Primary, source: Source) -> Row {
 }
 
 const fn secondary(control: Secondary) -> Row {
-    Row { control: Control::Secondary(control), source: Source::Processor }
+    secondary_by(control, Source::Processor)
+}
+
+const fn secondary_by(control: Secondary, source: Source) -> Row {
+    Row { control: Control::Secondary(control), source }
 }
 
 const fn exit(control: PrimaryExit, source: Source) -> Row {
@@ -229,6 +235,7 @@ pub const NEEDS: &[(Control, Control)] = &[
     needs_secondary(Secondary::WBINVD_EXITING),
     needs_secondary(Secondary::RDRAND_EXITING),
     needs_secondary(Secondary::ENABLE_INVPCID),
+    needs_secondary(Secondary::VMCS_SHADOWING),
     needs_secondary(Secondary::RDSEED_EXITING),
     (Control::Secondary(Secondary::UNRESTRICTED_GUEST), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Exit(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE), Control::PinBased(PinBased::ACTIVATE_VMX_PREEMPTION_TIMER)),
@@ -273,7 +280,6 @@ pub const LEFT_OUT: &[LeftOut] = &[
     left_out(
         Word::Secondary,
         Secondary::ENABLE_VM_FUNCTIONS
-            .union(Secondary::VMCS_SHADOWING)
             .union(Secondary::ENABLE_PML)
             .union(Secondary::EPT_VIOLATION_VE)
             .union(Secondary::ENABLE_XSAVES_XRSTORS)

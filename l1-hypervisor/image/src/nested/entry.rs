@@ -99,7 +99,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
 fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     const RIP: FieldSet = FieldSet::of(&[Field::GUEST_RIP]);
     const CODE_SEGMENT_LONG: u64 = 1 << 13;
-    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() || has_msr_lists(vmcs23) {
+    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() || looks_into_memory(vmcs23) {
         return false;
     }
     let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
@@ -111,9 +111,10 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     }
 }
 
-/// Whether the entry loads MSRs: what stands in the list may have changed without L1 having seen it.
-fn has_msr_lists(vmcs23: &Vmcs23) -> bool {
-    vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0
+/// Whether the entry looks at L2's memory, where much may have changed without L1 having seen it: it loads MSRs, or a VMCS
+/// is linked.
+fn looks_into_memory(vmcs23: &Vmcs23) -> bool {
+    vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0 || vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").

@@ -102,6 +102,7 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
             }
             Some(Action::Resume)
         }
+        Reason::VMREAD | Reason::VMWRITE => Some(super::linked::handle(vcpu, nested, exit)),
         _ => None,
     }
 }

@@ -10,8 +10,11 @@ pub mod entry;
 pub mod exit;
 pub mod instruction;
 pub mod interrupt;
+mod l3_memory;
+mod linked;
 pub mod memory;
 pub mod operand;
+mod raise;
 pub mod regions;
 mod shadowing;
 

@@ -68,7 +68,7 @@ fn the_msrs_on_haswell() {
         (msr::IA32_VMX_CR4_FIXED1, 0x0017_27ff),
         // VMX_PREEMPTION_TIMER_VALUE, 0x482e.
         (msr::IA32_VMX_VMCS_ENUM, 0x2e),
-        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0000_18ee_0000_0000),
+        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0000_58ee_0000_0000),
         (msr::IA32_VMX_EPT_VPID_CAP, 0x0f01_0633_4141),
         (msr::IA32_VMX_TRUE_PINBASED_CTLS, 0x0000_007f_0000_0016),
         (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7d9_fffe_0400_6172),
@@ -131,7 +131,7 @@ fn msrs_and_fields_follow_from_the_controls() {
         (Field::GUEST_IA32_EFER, [true, true, false]),
         (Field::CR3_TARGET_VALUE3, [true, true, true]),
         (Field::PML_ADDRESS, [false, false, false]),
-        (Field::VMREAD_BITMAP, [false, false, false]),
+        (Field::VMREAD_BITMAP, [true, true, false]),
         (Field::VIRTUAL_APIC_ADDRESS, [false, false, false]),
         (Field::VM_FUNCTION_CONTROLS, [false, false, false]),
         (Field::GUEST_RIP, [true, true, true]),
