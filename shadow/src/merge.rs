@@ -42,6 +42,8 @@ pub struct Outer {
     pub cr0_allowed: u64,
     /// CR4 bits that must be 1.
     pub cr4_required: u64,
+    /// Whether vmcs13 points to L3's virtual-APIC page.
+    pub tpr_shadow: bool,
     /// TSC offset of vmcs12.
     pub tsc_offset: u64,
 }
@@ -108,6 +110,7 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
     Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::TSC_OFFSET,
+    Field::VIRTUAL_APIC_ADDRESS,
 ]);
 const EXCEPTIONS: FieldSet =
     FieldSet::of(&[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH]);
@@ -147,7 +150,7 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    outer.primary - WINDOWS | wanted & PRIMARY_PASSED
+    crate::tpr_shadow::merge_controls(outer.primary - WINDOWS | wanted & PRIMARY_PASSED, wanted, outer.tpr_shadow)
 }
 
 /// The secondary controls of vmcs13.

@@ -163,6 +163,7 @@ pub const CONTROLS: &[Row] = &[
     primary(Primary::CR3_STORE_EXITING, Source::Software),
     primary(Primary::CR8_LOAD_EXITING, Source::Processor),
     primary(Primary::CR8_STORE_EXITING, Source::Processor),
+    primary(Primary::USE_TPR_SHADOW, Source::Processor),
     primary(Primary::NMI_WINDOW_EXITING, Source::Processor),
     primary(Primary::MOV_DR_EXITING, Source::Processor),
     primary(Primary::UNCONDITIONAL_IO_EXITING, Source::Processor),
@@ -266,7 +267,6 @@ const SYSTEM_MANAGEMENT: &str = "L2 has no system-management mode";
 pub const LEFT_OUT: &[LeftOut] = &[
     left_out(Word::PinBased, PinBased::PROCESS_POSTED_INTERRUPTS.bits(), NO_LOCAL_APIC),
     left_out(Word::Primary, Primary::ACTIVATE_TERTIARY_CONTROLS.bits(), NOT_YET),
-    left_out(Word::Primary, Primary::USE_TPR_SHADOW.bits(), NOT_YET),
     left_out(
         Word::Secondary,
         Secondary::VIRTUALIZE_APIC_ACCESSES

@@ -65,6 +65,9 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     };
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
+    let base = nested.regions.constants.memory_base;
+    let tpr_shadow = super::virtual_apic::prepare(vmcs23, &mut vcpu.memory, base, &mut vcpu.platform);
+    let outer = merge::Outer { tpr_shadow, ..outer };
     merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {

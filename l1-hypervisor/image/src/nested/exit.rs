@@ -102,6 +102,7 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
             }
             Some(Action::Resume)
         }
+        Reason::CONTROL_REGISTER_ACCESS => super::virtual_apic::handle(vcpu, nested, exit),
         Reason::VMREAD | Reason::VMWRITE => Some(super::linked::handle(vcpu, nested, exit)),
         _ => None,
     }

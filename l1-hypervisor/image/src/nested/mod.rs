@@ -17,6 +17,7 @@ pub mod operand;
 mod raise;
 pub mod regions;
 mod shadowing;
+mod virtual_apic;
 
 use shadow::ept::Composition;
 use shadow::field_set::FieldSet;
@@ -124,6 +125,7 @@ fn outer<P: Platform>(vcpu: &Vcpu<'_, P>, nested: &Nested) -> Outer {
         cr0_required: vcpu.capabilities.cr0_fixed().required & !(CR0_PE | CR0_PG),
         cr0_allowed: vcpu.capabilities.cr0_fixed().allowed & !(CR0_CD | CR0_NW),
         cr4_required: vcpu.capabilities.cr4_fixed().required,
+        tpr_shadow: false,
         tsc_offset: vcpu.tsc_offset,
     }
 }

@@ -57,7 +57,7 @@ fn the_msrs_on_haswell() {
     let expected = [
         (msr::IA32_VMX_BASIC, 0x00d8_1000_4c31_0001),
         (msr::IA32_VMX_PINBASED_CTLS, 0x0000_007f_0000_0016),
-        (msr::IA32_VMX_PROCBASED_CTLS, 0xf7d9_fffe_0401_e172),
+        (msr::IA32_VMX_PROCBASED_CTLS, 0xf7f9_fffe_0401_e172),
         (msr::IA32_VMX_EXIT_CTLS, 0x007f_efff_0003_6dff),
         (msr::IA32_VMX_ENTRY_CTLS, 0x0000_d3ff_0000_11ff),
         // Timer rate 0, LMA stored, HLT, wait-for-SIPI, four CR3-target values, VMWRITE of any field.
@@ -71,7 +71,7 @@ fn the_msrs_on_haswell() {
         (msr::IA32_VMX_PROCBASED_CTLS2, 0x0000_58ee_0000_0000),
         (msr::IA32_VMX_EPT_VPID_CAP, 0x0f01_0633_4141),
         (msr::IA32_VMX_TRUE_PINBASED_CTLS, 0x0000_007f_0000_0016),
-        (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7d9_fffe_0400_6172),
+        (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7f9_fffe_0400_6172),
         (msr::IA32_VMX_TRUE_EXIT_CTLS, 0x007f_efff_0003_6dfb),
         (msr::IA32_VMX_TRUE_ENTRY_CTLS, 0x0000_d3ff_0000_11fb),
     ];
@@ -132,7 +132,7 @@ fn msrs_and_fields_follow_from_the_controls() {
         (Field::CR3_TARGET_VALUE3, [true, true, true]),
         (Field::PML_ADDRESS, [false, false, false]),
         (Field::VMREAD_BITMAP, [true, true, false]),
-        (Field::VIRTUAL_APIC_ADDRESS, [false, false, false]),
+        (Field::VIRTUAL_APIC_ADDRESS, [true, true, true]),
         (Field::VM_FUNCTION_CONTROLS, [false, false, false]),
         (Field::GUEST_RIP, [true, true, true]),
     ];
