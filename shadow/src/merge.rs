@@ -65,6 +65,7 @@ const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
     .union(Secondary::DESCRIPTOR_TABLE_EXITING)
     .union(Secondary::ENABLE_XSAVES_XRSTORS)
     .union(Secondary::RDRAND_EXITING)
+    .union(Secondary::ENABLE_VM_FUNCTIONS)
     .union(Secondary::RDSEED_EXITING);
 
 /// Controls of L2 that go to the processor. Everything else that L2 may set is emulated.

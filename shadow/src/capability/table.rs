@@ -181,6 +181,8 @@ pub const CONTROLS: &[Row] = &[
     secondary(Secondary::UNRESTRICTED_GUEST),
     secondary(Secondary::RDRAND_EXITING),
     secondary(Secondary::ENABLE_INVPCID),
+    // L3's VMFUNC must exit, which it does only where the processor has the control.
+    secondary(Secondary::ENABLE_VM_FUNCTIONS),
     // L3's VMREADs and VMWRITEs always exit, and L1 serves them.
     secondary_by(Secondary::VMCS_SHADOWING, Source::Software),
     secondary(Secondary::RDSEED_EXITING),
@@ -239,6 +241,7 @@ pub const NEEDS: &[(Control, Control)] = &[
     needs_secondary(Secondary::VMCS_SHADOWING),
     needs_secondary(Secondary::RDSEED_EXITING),
     (Control::Secondary(Secondary::UNRESTRICTED_GUEST), Control::Secondary(Secondary::ENABLE_EPT)),
+    (Control::Secondary(Secondary::ENABLE_VM_FUNCTIONS), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Exit(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE), Control::PinBased(PinBased::ACTIVATE_VMX_PREEMPTION_TIMER)),
     (Control::Exit(PrimaryExit::ACKNOWLEDGE_INTERRUPT_ON_EXIT), Control::PinBased(PinBased::EXTERNAL_INTERRUPT_EXITING)),
 ];
@@ -279,8 +282,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
     left_out(Word::Secondary, Secondary::PAUSE_LOOP_EXITING.bits(), "L2 has one processor, so nobody waits for another"),
     left_out(
         Word::Secondary,
-        Secondary::ENABLE_VM_FUNCTIONS
-            .union(Secondary::ENABLE_PML)
+        Secondary::ENABLE_PML
             .union(Secondary::EPT_VIOLATION_VE)
             .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::MODE_BASED_EXECUTE_CONTROL_FOR_EPT)

@@ -64,7 +64,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         Inherited::default()
     };
     switch(vcpu, vmcs13(slot));
-    nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
+    nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls, &vcpu.capabilities);
     let base = nested.regions.constants.memory_base;
     let tpr_shadow = super::virtual_apic::prepare(vmcs23, &mut vcpu.memory, base, &mut vcpu.platform);
     let outer = merge::Outer { tpr_shadow, ..outer };

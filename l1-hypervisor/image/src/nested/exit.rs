@@ -103,6 +103,7 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
             Some(Action::Resume)
         }
         Reason::CONTROL_REGISTER_ACCESS => super::virtual_apic::handle(vcpu, nested, exit),
+        Reason::VMFUNC => Some(super::vm_function::handle(vcpu, nested, exit)),
         Reason::VMREAD | Reason::VMWRITE => Some(super::linked::handle(vcpu, nested, exit)),
         _ => None,
     }
@@ -140,7 +141,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
 }
 
 /// The exit that has happened becomes L2's.
-fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
+pub(super) fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
     let information = ExitInformation::read(&mut vcpu.platform, reason);
     leave(vcpu, nested, &information);
 }

@@ -18,6 +18,7 @@ mod raise;
 pub mod regions;
 mod shadowing;
 mod virtual_apic;
+mod vm_function;
 
 use shadow::ept::Composition;
 use shadow::field_set::FieldSet;
