@@ -119,7 +119,7 @@ pub fn is_offered(control: Control, real: &Capabilities, profile: Profile) -> bo
     let possible = CONTROLS.iter().any(|row| {
         row.control == control
             && match row.source {
-                Source::Software => true,
+                Source::Software => control.is_possible_on(real),
                 Source::Processor => control.is_supported_by(real),
             }
     });

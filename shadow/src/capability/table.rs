@@ -125,10 +125,17 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Whether L1 can do it on this processor. The log is of dirty flags in EPT23, which L2 has where the processor has them.
+    pub(super) fn is_possible_on(self, real: &Capabilities) -> bool {
+        self != Self::Secondary(Secondary::ENABLE_PML) || real.ept_vpid().contains(EptVpid::ACCESSED_AND_DIRTY_FLAGS)
+    }
+}
+
 /// Who does what a control asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// L1 does, so it is offered on every processor.
+    /// L1 does, so it is offered on every processor; page-modification logging where there are dirty flags to log.
     Software,
     /// vmcs13 sets it, so it is offered where the processor has it.
     Processor,
@@ -186,6 +193,8 @@ pub const CONTROLS: &[Row] = &[
     // L3's VMREADs and VMWRITEs always exit, and L1 serves them.
     secondary_by(Secondary::VMCS_SHADOWING, Source::Software),
     secondary(Secondary::RDSEED_EXITING),
+    // What L3 makes dirty exits because of EPT13, and L1 writes the log.
+    secondary_by(Secondary::ENABLE_PML, Source::Software),
     // Debug controls that are not to be saved or loaded stay what they are by way of vmcs12 and vmcs13.
     exit(PrimaryExit::SAVE_DEBUG_CONTROLS, Source::Software),
     exit(PrimaryExit::HOST_ADDRESS_SPACE_SIZE, Source::Processor),
@@ -242,6 +251,7 @@ pub const NEEDS: &[(Control, Control)] = &[
     needs_secondary(Secondary::RDSEED_EXITING),
     (Control::Secondary(Secondary::UNRESTRICTED_GUEST), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Secondary(Secondary::ENABLE_VM_FUNCTIONS), Control::Secondary(Secondary::ENABLE_EPT)),
+    (Control::Secondary(Secondary::ENABLE_PML), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Exit(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE), Control::PinBased(PinBased::ACTIVATE_VMX_PREEMPTION_TIMER)),
     (Control::Exit(PrimaryExit::ACKNOWLEDGE_INTERRUPT_ON_EXIT), Control::PinBased(PinBased::EXTERNAL_INTERRUPT_EXITING)),
 ];
@@ -282,8 +292,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
     left_out(Word::Secondary, Secondary::PAUSE_LOOP_EXITING.bits(), "L2 has one processor, so nobody waits for another"),
     left_out(
         Word::Secondary,
-        Secondary::ENABLE_PML
-            .union(Secondary::EPT_VIOLATION_VE)
+        Secondary::EPT_VIOLATION_VE
             .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::MODE_BASED_EXECUTE_CONTROL_FOR_EPT)
             .union(Secondary::SUB_PAGE_WRITE_PERMISSIONS_FOR_EPT)

@@ -1,6 +1,6 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
-use shadow::ept::{Access, Fault, Outcome};
+use shadow::ept::{Access, Fault, Outcome, PageModificationLog};
 use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
@@ -119,7 +119,13 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
     let address = vcpu.platform.read(Field::GUEST_PHYSICAL_ADDRESS);
     let qualification = exit.qualification(&mut vcpu.platform);
     let mut outside = Outside { memory: &mut vcpu.memory, base: nested.regions.constants.memory_base };
-    match nested.composition.fault(&mut outside, pointer, Access::new(address, qualification)) {
+    let log_is_full = PageModificationLog::of(vmcs23).is_some_and(PageModificationLog::is_full);
+    let outcome = nested.composition.fault(&mut outside, pointer, Access { log_is_full, ..Access::new(address, qualification) });
+    if let Outcome::Filled { newly_dirty: true, .. } | Outcome::L1 { newly_dirty: true, .. } = outcome {
+        let memory = &mut vcpu.memory;
+        PageModificationLog::log(vmcs23, address, |place, entry| memory.write(GuestPhysical(place), &entry.to_le_bytes()));
+    }
+    match outcome {
         Outcome::Filled { .. } => {
             if nested.composition.take_flush() {
                 vcpu.platform.invalidate_ept();
@@ -129,10 +135,12 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
         Outcome::L2(fault) => {
             let mut information = ExitInformation::read(&mut vcpu.platform, ExitReason(fault.exit_reason().0.into()));
             information.qualification = fault.qualification();
-            if matches!(fault, Fault::Misconfiguration) {
+            if !matches!(fault, Fault::Violation { .. }) {
                 information.guest_linear_address = None;
             }
-            information.guest_physical_address = Some(address);
+            if !matches!(fault, Fault::PageModificationLogFull { .. }) {
+                information.guest_physical_address = Some(address);
+            }
             leave(vcpu, nested, &information);
             Some(Action::Reflect)
         }

@@ -6,7 +6,7 @@
 
 use core::cell::Cell;
 
-use shadow::ept::{Access, Fault, Rules};
+use shadow::ept::{Access, Fault, PageModificationLog, Rules};
 use shadow::exit::ExitInformation;
 use shadow::reflect::secondary_controls;
 use vmcs::controls::SecondaryProcessorBased as Secondary;
@@ -32,6 +32,8 @@ struct Behind<'a, 'm> {
     rules: &'a Rules,
     pointer: u64,
     outside: Outside<'a, 'm>,
+    /// L2's page-modification log, if it has one.
+    log: &'a Cell<Option<PageModificationLog>>,
     /// The first access that EPT23 forbade. What is read after it is of no consequence.
     forbidden: &'a Cell<Option<Forbidden>>,
 }
@@ -39,9 +41,17 @@ struct Behind<'a, 'm> {
 impl Behind<'_, '_> {
     /// L2's physical address, if EPT23 allows the access.
     fn translate(&mut self, address: GuestPhysical, kind: u64) -> Option<GuestPhysical> {
-        let access = Access::new(address.0, kind | EptViolation::LINEAR_ADDRESS_VALID);
+        let log_is_full = self.log.get().is_some_and(PageModificationLog::is_full);
+        let access = Access { log_is_full, ..Access::new(address.0, kind | EptViolation::LINEAR_ADDRESS_VALID) };
         match self.rules.translate(&mut self.outside, self.pointer, access) {
-            Ok(translation) => Some(GuestPhysical(translation.address)),
+            Ok(translation) => {
+                if let Some(mut log) = self.log.get().filter(|_| translation.newly_dirty) {
+                    let memory = &mut self.outside.memory;
+                    log.record(address.0, |place, entry| memory.write(GuestPhysical(place), &entry.to_le_bytes()));
+                    self.log.set(Some(log));
+                }
+                Some(GuestPhysical(translation.address))
+            }
             Err(fault) => {
                 self.forbidden.set(self.forbidden.get().or(Some((fault, address.0))));
                 None
@@ -117,15 +127,20 @@ fn access<P: Platform>(
         .filter(|vmcs23| secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT))
         .map(|vmcs23| vmcs23.get(Field::EPT_POINTER));
     let forbidden = Cell::new(None);
+    let log = Cell::new(nested.operation.current().and_then(|vmcs23| PageModificationLog::of(vmcs23)));
     let result = match pointer {
         None => work(Memory::Own(&mut vcpu.memory)),
         Some(pointer) => work(Memory::Behind(&mut Behind {
             rules: nested.composition.rules(),
             pointer,
             outside: Outside { memory: &mut vcpu.memory, base: nested.regions.constants.memory_base },
+            log: &log,
             forbidden: &forbidden,
         })),
     };
+    if let Some((log, vmcs23)) = log.get().zip(nested.operation.current()) {
+        vmcs23.record(Field::PML_INDEX, log.index.into());
+    }
     match (forbidden.get(), result) {
         (Some((fault, address)), _) => {
             leave(vcpu, nested, fault, linear, address);
@@ -139,11 +154,12 @@ fn access<P: Platform>(
 /// The exit that the processor's own access would have caused.
 fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, fault: Fault, linear: u64, address: u64) {
     let violation = matches!(fault, Fault::Violation { .. });
+    let log_full = matches!(fault, Fault::PageModificationLogFull { .. });
     let information = ExitInformation {
         reason: fault.exit_reason().0.into(),
         qualification: fault.qualification(),
         guest_linear_address: violation.then_some(linear),
-        guest_physical_address: Some(address),
+        guest_physical_address: (!log_full).then_some(address),
         ..ExitInformation::default()
     };
     exit::leave(vcpu, nested, &information);

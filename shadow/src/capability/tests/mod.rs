@@ -68,7 +68,7 @@ fn the_msrs_on_haswell() {
         (msr::IA32_VMX_CR4_FIXED1, 0x0017_27ff),
         // VMX_PREEMPTION_TIMER_VALUE, 0x482e.
         (msr::IA32_VMX_VMCS_ENUM, 0x2e),
-        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0000_78ee_0000_0000),
+        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0002_78ee_0000_0000),
         (msr::IA32_VMX_EPT_VPID_CAP, 0x0f01_0633_4141),
         (msr::IA32_VMX_TRUE_PINBASED_CTLS, 0x0000_007f_0000_0016),
         (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7f9_fffe_0400_6172),
@@ -89,7 +89,8 @@ fn each_profile_takes_away_what_it_names_and_what_depends_on_that() {
         let words = [Word::PinBased, Word::Primary, Word::Secondary, Word::Exit, Word::Entry];
         words.map(|word| settings(&full, word).allowed & !settings(&less, word).allowed)
     };
-    let ept = u64::from((Secondary::ENABLE_EPT | Secondary::UNRESTRICTED_GUEST | Secondary::ENABLE_VM_FUNCTIONS).bits());
+    let on_ept = Secondary::UNRESTRICTED_GUEST | Secondary::ENABLE_VM_FUNCTIONS | Secondary::ENABLE_PML;
+    let ept = u64::from((Secondary::ENABLE_EPT | on_ept).bits());
     assert_eq!(lost(Profile::Full), [0; 5]);
     assert_eq!(lost(Profile::NoEpt), [0, 0, ept, 0, 0]);
     assert_eq!(lost(Profile::NoUnrestrictedGuest), [0, 0, Secondary::UNRESTRICTED_GUEST.bits().into(), 0, 0]);
@@ -131,7 +132,7 @@ fn msrs_and_fields_follow_from_the_controls() {
         (Field::VMX_PREEMPTION_TIMER_VALUE, [true, true, false]),
         (Field::GUEST_IA32_EFER, [true, true, false]),
         (Field::CR3_TARGET_VALUE3, [true, true, true]),
-        (Field::PML_ADDRESS, [false, false, false]),
+        (Field::PML_ADDRESS, [true, false, false]),
         (Field::VMREAD_BITMAP, [true, true, false]),
         (Field::VIRTUAL_APIC_ADDRESS, [true, true, true]),
         (Field::VM_FUNCTION_CONTROLS, [true, false, false]),
