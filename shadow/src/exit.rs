@@ -204,7 +204,7 @@ pub fn save_guest_state(vmcs23: &mut Vmcs23, vmcs13: &mut impl VmcsAccess, owned
     vmcs23.record(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information & !(1 << 31));
     let controls = Entry::from_bits_retain(vmcs13.read(Field::VM_ENTRY_CONTROLS) as u32) & Entry::IA_32E_MODE_GUEST;
     let old = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS));
-    let new = old - Entry::IA_32E_MODE_GUEST | controls;
+    let new = (old - Entry::IA_32E_MODE_GUEST) | controls;
     vmcs23.record(Field::VM_ENTRY_CONTROLS, new.bits().into());
 }
 

@@ -14,7 +14,7 @@
 //! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
 //! | [`msr_list`] | the MSR lists of VM entry and VM exit |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
-//! | [`tpr_shadow`], [`vm_function`] | L3's CR8, L3's VMFUNC |
+//! | [`tpr_shadow`], [`vm_function`], [`tsc`] | L3's CR8, its VMFUNC, its time-stamp counter |
 //! | [`mode`], [`shadowing`] | hardware shadowing or software merging; the fields that the processor serves |
 #![no_std]
 
@@ -33,5 +33,6 @@ pub mod operation;
 pub mod reflect;
 pub mod shadowing;
 pub mod tpr_shadow;
+pub mod tsc;
 pub mod vm_function;
 pub mod vmcs23;

@@ -112,6 +112,7 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
     Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::TSC_OFFSET,
     Field::VIRTUAL_APIC_ADDRESS,
+    Field::TSC_MULTIPLIER,
 ]);
 const EXCEPTIONS: FieldSet =
     FieldSet::of(&[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH]);
@@ -151,13 +152,14 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    crate::tpr_shadow::merge_controls(outer.primary - WINDOWS | wanted & PRIMARY_PASSED, wanted, outer.tpr_shadow)
+    crate::tpr_shadow::merge_controls((outer.primary - WINDOWS) | wanted & PRIMARY_PASSED, wanted, outer.tpr_shadow)
 }
 
 /// The secondary controls of vmcs13.
 #[must_use]
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
-    outer.secondary - SECONDARY_FROM_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
+    let merged = (outer.secondary - SECONDARY_FROM_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED;
+    crate::tsc::Counter::compose(vmcs23, outer.tsc_offset).merge_controls(merged)
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
@@ -222,9 +224,11 @@ fn derived<V: VmcsAccess>(
         let controls = primary(vmcs23, outer);
         writer.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
         writer.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary(vmcs23, outer).bits().into());
-        let offsetting = primary_controls(vmcs23).contains(Primary::USE_TSC_OFFSETTING);
-        let offset = if offsetting { vmcs23.get(Field::TSC_OFFSET) } else { 0 };
-        writer.write(Field::TSC_OFFSET, outer.tsc_offset.wrapping_add(offset));
+        let counter = crate::tsc::Counter::compose(vmcs23, outer.tsc_offset);
+        writer.write(Field::TSC_OFFSET, counter.offset);
+        if let Some(multiplier) = counter.multiplier {
+            writer.write(Field::TSC_MULTIPLIER, multiplier);
+        }
     }
     if changed.intersects(&EXCEPTIONS) {
         exceptions(vmcs23, outer, writer);

@@ -144,7 +144,7 @@ impl Operation {
     }
 
     fn is_region(&self, address: u64) -> bool {
-        address % REGION_SIZE as u64 == 0 && address >> self.physical_address_width == 0
+        address.is_multiple_of(REGION_SIZE as u64) && address >> self.physical_address_width == 0
     }
 
     fn identifier(machine: &mut impl Machine, address: u64) -> u32 {

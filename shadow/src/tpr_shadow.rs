@@ -13,9 +13,9 @@ const CR8_EXITS: Primary = Primary::CR8_LOAD_EXITING.union(Primary::CR8_STORE_EX
 #[inline]
 pub fn merge_controls(merged: Primary, wanted: Primary, usable: bool) -> Primary {
     if usable && wanted.contains(Primary::USE_TPR_SHADOW) {
-        merged - CR8_EXITS | wanted & CR8_EXITS | Primary::USE_TPR_SHADOW
+        (merged - CR8_EXITS) | wanted & CR8_EXITS | Primary::USE_TPR_SHADOW
     } else {
-        merged - Primary::USE_TPR_SHADOW | CR8_EXITS
+        (merged - Primary::USE_TPR_SHADOW) | CR8_EXITS
     }
 }
 

@@ -195,6 +195,7 @@ pub const CONTROLS: &[Row] = &[
     secondary(Secondary::RDSEED_EXITING),
     // What L3 makes dirty exits because of EPT13, and L1 writes the log.
     secondary_by(Secondary::ENABLE_PML, Source::Software),
+    secondary(Secondary::USE_TSC_SCALING),
     // Debug controls that are not to be saved or loaded stay what they are by way of vmcs12 and vmcs13.
     exit(PrimaryExit::SAVE_DEBUG_CONTROLS, Source::Software),
     exit(PrimaryExit::HOST_ADDRESS_SPACE_SIZE, Source::Processor),
@@ -249,6 +250,7 @@ pub const NEEDS: &[(Control, Control)] = &[
     needs_secondary(Secondary::ENABLE_INVPCID),
     needs_secondary(Secondary::VMCS_SHADOWING),
     needs_secondary(Secondary::RDSEED_EXITING),
+    needs_secondary(Secondary::USE_TSC_SCALING),
     (Control::Secondary(Secondary::UNRESTRICTED_GUEST), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Secondary(Secondary::ENABLE_VM_FUNCTIONS), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Secondary(Secondary::ENABLE_PML), Control::Secondary(Secondary::ENABLE_EPT)),
@@ -296,7 +298,6 @@ pub const LEFT_OUT: &[LeftOut] = &[
             .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::MODE_BASED_EXECUTE_CONTROL_FOR_EPT)
             .union(Secondary::SUB_PAGE_WRITE_PERMISSIONS_FOR_EPT)
-            .union(Secondary::USE_TSC_SCALING)
             .bits(),
         NOT_YET,
     ),
