@@ -14,6 +14,7 @@
 //! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
 //! | [`msr_list`] | the MSR lists of VM entry and VM exit |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
+//! | [`tpr_shadow`], [`vm_function`], [`tsc`] | L3's CR8, its VMFUNC, its time-stamp counter |
 //! | [`mode`], [`shadowing`] | hardware shadowing or software merging; the fields that the processor serves |
 #![no_std]
 
@@ -34,6 +35,9 @@ pub mod msr_list;
 pub mod operation;
 pub mod reflect;
 pub mod shadowing;
+pub mod tpr_shadow;
+pub mod tsc;
+pub mod vm_function;
 pub mod vmcs23;
 
 #[cfg(test)]

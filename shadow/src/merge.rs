@@ -42,6 +42,8 @@ pub struct Outer {
     pub cr0_allowed: u64,
     /// CR4 bits that must be 1.
     pub cr4_required: u64,
+    /// Whether vmcs13 points to L3's virtual-APIC page.
+    pub tpr_shadow: bool,
     /// TSC offset of vmcs12.
     pub tsc_offset: u64,
 }
@@ -60,6 +62,8 @@ pub struct Inherited {
 const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
     .union(Secondary::ENABLE_RDTSCP)
     .union(Secondary::ENABLE_INVPCID)
+    // VMFUNC must exit: the VM-function controls of vmcs13 are 0.
+    .union(Secondary::ENABLE_VM_FUNCTIONS)
     .union(Secondary::ENABLE_XSAVES_XRSTORS);
 
 /// Controls of L2 that go to the processor. Everything else that L2 may set is emulated.
@@ -94,10 +98,9 @@ const PRIMARY_OF_L2: Primary =
 /// Conditionally"), which is neither L2's nor L3's.
 const CR8: Primary = Primary::CR8_LOAD_EXITING.union(Primary::CR8_STORE_EXITING);
 
-/// See [`PRIMARY_OF_L2`]: shadow VMCS, page-modification log, VM functions and virtual APIC of vmcs12 are L2's own.
+/// See [`PRIMARY_OF_L2`]: shadow VMCS, page-modification log and virtual APIC of vmcs12 are L2's own.
 const SECONDARY_OF_L2: Secondary = Secondary::VMCS_SHADOWING
     .union(Secondary::ENABLE_PML)
-    .union(Secondary::ENABLE_VM_FUNCTIONS)
     .union(Secondary::EPT_VIOLATION_VE)
     .union(Secondary::VIRTUALIZE_APIC_ACCESSES)
     .union(Secondary::VIRTUALIZE_X2APIC_MODE)
@@ -125,6 +128,8 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
     Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::TSC_OFFSET,
+    Field::VIRTUAL_APIC_ADDRESS,
+    Field::TSC_MULTIPLIER,
 ]);
 const PDPTES: FieldSet = FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]);
 const EXCEPTIONS: FieldSet =
@@ -165,13 +170,14 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    (outer.primary - PRIMARY_OF_L2) | CR8 | wanted & PRIMARY_PASSED
+    crate::tpr_shadow::merge_controls((outer.primary - PRIMARY_OF_L2) | CR8 | wanted & PRIMARY_PASSED, wanted, outer.tpr_shadow)
 }
 
 /// The secondary controls of vmcs13.
 #[must_use]
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
-    (outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED
+    let merged = (outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED;
+    crate::tsc::Counter::compose(vmcs23, outer.tsc_offset).merge_controls(merged)
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
@@ -259,9 +265,11 @@ fn derived<V: VmcsAccess>(
         let controls = primary(vmcs23, outer);
         writer.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
         writer.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary(vmcs23, outer).bits().into());
-        let offsetting = primary_controls(vmcs23).contains(Primary::USE_TSC_OFFSETTING);
-        let offset = if offsetting { vmcs23.get(Field::TSC_OFFSET) } else { 0 };
-        writer.write(Field::TSC_OFFSET, outer.tsc_offset.wrapping_add(offset));
+        let counter = crate::tsc::Counter::compose(vmcs23, outer.tsc_offset);
+        writer.write(Field::TSC_OFFSET, counter.offset);
+        if let Some(multiplier) = counter.multiplier {
+            writer.write(Field::TSC_MULTIPLIER, multiplier);
+        }
         // Without "enable EPT" the PDPTEs in vmcs13 are what L3's memory said, and no VM exit brings them to vmcs23.
         if secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT) {
             for field in PDPTES.difference(&vmcs23.in_vmcs13).iter() {

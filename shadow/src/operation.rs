@@ -6,6 +6,8 @@
 //! [`Operation::release`]. The cache is bounded, so a guest that loads thousands of VMCSs costs no more than one that
 //! loads [`SLOTS`].
 
+mod linked;
+
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::{Field, Kind, Width};
@@ -281,6 +283,12 @@ impl Operation {
         }
         let row = usize::from(*self.rows.get(field.table_slot()?)?).checked_sub(1)?;
         Some((self.current()?, row))
+    }
+
+    /// Whether L2's processor has the field.
+    fn exists(&self, field: Field) -> bool {
+        let valid = !field.is_high() || field.width() == Width::Bits64;
+        valid && field.table_slot().and_then(|slot| self.rows.get(slot)).is_some_and(|row| *row != 0)
     }
 
     /// The same: what VMREAD and VMWRITE begin with.

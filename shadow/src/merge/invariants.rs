@@ -130,6 +130,7 @@ fn outer(real: &Capabilities, seeds: [u64; 4]) -> Outer {
         cr0_allowed,
         cr4_required,
         tsc_offset: offset,
+        tpr_shadow: false,
     }
 }
 
@@ -241,11 +242,12 @@ impl<'a> State<'a> {
 
     /// Host state, addresses and the link pointer are not of this function, and no field is that has no rule.
     fn check_fields(&self, written: &FieldSet) {
-        const CONTROLS: [Field; 14] = [
+        const CONTROLS: [Field; 15] = [
             Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
             Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
             Field::VM_ENTRY_CONTROLS,
             Field::TSC_OFFSET,
+            Field::TSC_MULTIPLIER,
             Field::EXCEPTION_BITMAP,
             Field::PAGE_FAULT_ERROR_CODE_MASK,
             Field::PAGE_FAULT_ERROR_CODE_MATCH,
@@ -304,10 +306,10 @@ impl<'a> State<'a> {
         let granted = Secondary::UNRESTRICTED_GUEST
             | Secondary::ENABLE_RDTSCP
             | Secondary::ENABLE_INVPCID
+            | Secondary::ENABLE_VM_FUNCTIONS
             | Secondary::ENABLE_XSAVES_XRSTORS;
         assert_eq!(secondary13 & granted, secondary23 & granted, "what L3 gets from L2 alone");
         let never = Secondary::VMCS_SHADOWING
-            | Secondary::ENABLE_VM_FUNCTIONS
             | Secondary::ENABLE_PML
             | Secondary::EPT_VIOLATION_VE
             | Secondary::VIRTUALIZE_APIC_ACCESSES
@@ -315,7 +317,16 @@ impl<'a> State<'a> {
             | Secondary::APIC_REGISTER_VIRTUALIZATION
             | Secondary::VIRTUAL_INTERRUPT_DELIVERY;
         assert!(!secondary13.intersects(never), "{secondary13:?}");
-        assert!((self.outer.secondary | exits | granted).contains(secondary13), "a control from nowhere: {secondary13:?}");
+        let scaling = if primary23.contains(Primary::USE_TSC_OFFSETTING) {
+            secondary23 & Secondary::USE_TSC_SCALING
+        } else {
+            Secondary::empty()
+        };
+        assert_eq!(secondary13 & Secondary::USE_TSC_SCALING, scaling, "L1 does not scale");
+        assert!(
+            (self.outer.secondary | exits | granted | scaling).contains(secondary13),
+            "a control from nowhere: {secondary13:?}"
+        );
 
         let entry13 = Entry::from_bits_retain(word(&self.vmcs13.fields, Field::VM_ENTRY_CONTROLS));
         let entry23 = Entry::from_bits_retain(word(&self.ideal, Field::VM_ENTRY_CONTROLS));

@@ -129,7 +129,6 @@ fn the_virtual_apic_of_l2_is_emulated_and_not_passed_on() {
         | Secondary::APIC_REGISTER_VIRTUALIZATION
         | Secondary::VIRTUAL_INTERRUPT_DELIVERY
         | Secondary::ENABLE_PML
-        | Secondary::ENABLE_VM_FUNCTIONS
         | Secondary::EPT_VIOLATION_VE;
     let from_l2 = merged(&secondary_rows(controls));
     let from_l1 = merged_with(&Outer { secondary: outer().secondary | controls, ..outer() }, &secondary_rows(Secondary::empty()));

@@ -60,5 +60,6 @@ pub(crate) fn outer() -> Outer {
         cr0_allowed: 0x9fff_ffff,
         cr4_required: 0x2000,
         tsc_offset: 0x1000,
+        tpr_shadow: false,
     }
 }

@@ -5,13 +5,15 @@
 //! 5-level paging, protection keys of supervisor pages and shadow stacks.
 
 pub(crate) mod linear;
+mod physical;
 #[cfg(test)]
 mod tests;
 mod walk;
 
 pub use linear::{read_linear, write_linear};
+pub use physical::PhysicalMemory;
 
-use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::guest_memory::GuestPhysical;
 use thiserror::Error;
 
 /// What of the guest's state decides how a linear address is translated.
@@ -70,7 +72,7 @@ pub struct PageFault {
 /// # Errors
 /// The [`PageFault`] that the processor would raise. No flag is set then.
 pub fn translate(
-    memory: &mut GuestMemory,
+    memory: &mut impl PhysicalMemory,
     state: &PagingState,
     linear: u64,
     kind: AccessKind,
@@ -84,7 +86,12 @@ pub fn translate(
 ///
 /// # Errors
 /// Those of [`translate`].
-pub fn check(memory: &mut GuestMemory, state: &PagingState, linear: u64, kind: AccessKind) -> Result<GuestPhysical, PageFault> {
+pub fn check(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    kind: AccessKind,
+) -> Result<GuestPhysical, PageFault> {
     walk::walk(memory, state, linear, kind).map(|walk| walk.address)
 }
 

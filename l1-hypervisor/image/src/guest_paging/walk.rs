@@ -4,8 +4,8 @@
 //! What always holds: a walk reads only; the flags are set afterwards by [`Walk::set_flags`], when it is certain that
 //! the access happens.
 
-use super::{AccessKind, PageFault, PagingState};
-use crate::guest_memory::{GuestMemory, GuestPhysical};
+use super::{AccessKind, PageFault, PagingState, PhysicalMemory};
+use crate::guest_memory::GuestPhysical;
 
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
@@ -58,9 +58,9 @@ impl Walk {
     }
 
     /// Sets the accessed flag of every entry used, and for a write the dirty flag of the one that maps the page.
-    pub(super) fn set_flags(&self, memory: &mut GuestMemory) {
+    pub(super) fn set_flags(&self, memory: &mut impl PhysicalMemory) {
         for &(address, new) in &self.outdated[..self.count] {
-            memory.write(address, &[new]);
+            memory.write_flags(address, new);
         }
     }
 }
@@ -94,13 +94,18 @@ struct Access<'a> {
 }
 
 /// Finds the translation of `linear`, without a change to the guest's memory.
-pub(super) fn walk(memory: &mut GuestMemory, state: &PagingState, linear: u64, kind: AccessKind) -> Result<Walk, PageFault> {
+pub(super) fn walk(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    kind: AccessKind,
+) -> Result<Walk, PageFault> {
     let linear = if state.long_mode { linear } else { linear & u64::from(u32::MAX) };
     find(memory, &Access { state, linear, kind })
 }
 
 /// Chooses the paging mode (SDM 3A 4.1.1 "Four Paging Modes").
-fn find(memory: &mut GuestMemory, access: &Access<'_>) -> Result<Walk, PageFault> {
+fn find(memory: &mut impl PhysicalMemory, access: &Access<'_>) -> Result<Walk, PageFault> {
     let &Access { state, linear, .. } = access;
     if state.cr0 & CR0_PG == 0 {
         return Ok(Walk::new(linear & u64::from(u32::MAX)));
@@ -112,7 +117,7 @@ fn find(memory: &mut GuestMemory, access: &Access<'_>) -> Result<Walk, PageFault
         let address = bits(12, 31);
         let root = state.cr3 & address;
         let structures = Structures { root, reserved: 0, address, width, highest_large, large_reserved: false };
-        return descend::<4, 10, 2>(memory, access, &structures);
+        return descend::<4, 10, 2, _>(memory, access, &structures);
     }
     let address = bits(12, width - 1);
     let reserved = bits(width, 51) | if state.efer & EFER_NXE == 0 { EXECUTE_DISABLE } else { 0 };
@@ -124,18 +129,18 @@ fn find(memory: &mut GuestMemory, access: &Access<'_>) -> Result<Walk, PageFault
         }
         let (root, reserved) = (pdpte & address, reserved | bits(52, 62));
         let structures = Structures { root, reserved, address, width, highest_large: 2, large_reserved: true };
-        return descend::<8, 9, 2>(memory, access, &structures);
+        return descend::<8, 9, 2, _>(memory, access, &structures);
     }
     let highest_large = if state.gigabyte_pages { 3 } else { 2 };
     let root = state.cr3 & address;
     let structures = Structures { root, reserved, address, width, highest_large, large_reserved: true };
-    descend::<8, 9, 4>(memory, access, &structures)
+    descend::<8, 9, 4, _>(memory, access, &structures)
 }
 
 /// Walks from level `TOP` (1 is the last) through structures with entries of `ENTRY_SIZE` bytes, each level consuming
 /// `INDEX_BITS` of the address.
-fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32>(
-    memory: &mut GuestMemory,
+fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32, M: PhysicalMemory>(
+    memory: &mut M,
     access: &Access<'_>,
     structures: &Structures,
 ) -> Result<Walk, PageFault> {
@@ -149,7 +154,11 @@ fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32>(
         let shift = 12 + INDEX_BITS * (level - 1);
         let index = (linear >> shift) & bits(0, INDEX_BITS - 1);
         let address = GuestPhysical(table | (index * ENTRY_SIZE));
-        let entry = if ENTRY_SIZE == 4 { u64::from(memory.read_u32(address)) } else { memory.read_u64(address) };
+        let entry = if ENTRY_SIZE == 4 {
+            u32::from_le_bytes(memory.read_entry(address)).into()
+        } else {
+            u64::from_le_bytes(memory.read_entry(address))
+        };
         if entry & PRESENT == 0 {
             return Err(access.fault(0));
         }

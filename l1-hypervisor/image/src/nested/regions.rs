@@ -110,12 +110,19 @@ impl Regions {
     }
 
     /// Writes what never changes to a vmcs13 that is current for the first time.
-    pub(super) fn prepare<P: Platform>(&mut self, slot: usize, platform: &mut P, controls: &crate::vmcs12::Controls) {
+    pub(super) fn prepare<P: Platform>(
+        &mut self,
+        slot: usize,
+        platform: &mut P,
+        controls: &crate::vmcs12::Controls,
+        real: &vmcs::capability::Capabilities,
+    ) {
         let Some(prepared) = self.prepared.get_mut(slot) else { return };
         if core::mem::replace(prepared, true) {
             return;
         }
         crate::vmcs12::write_host_state(platform, &self.constants.host);
+        super::vm_function::prepare(platform, real);
         let rows = [
             (Field::PIN_BASED_VM_EXECUTION_CONTROLS, controls.pin_based.bits().into()),
             (Field::PRIMARY_VM_EXIT_CONTROLS, controls.exit.bits().into()),
