@@ -60,7 +60,7 @@ impl Sinks<'_> {
         self.console.write_all(bytes).and_then(|()| self.console.flush()).map_err(output("the guest's output"))
     }
 
-    /// Takes a record.
+    /// Puts a record into the trace.
     ///
     /// # Errors
     /// [`SessionError::Output`].
@@ -70,19 +70,12 @@ impl Sinks<'_> {
             Trace::Canonical(Some(canonical)) => canonical.push(record).map_err(output("the trace"))?,
             Trace::Off | Trace::Canonical(None) => {}
         }
-        if let Some(statistics) = &mut self.statistics {
-            statistics.add(record);
-        }
         Ok(())
     }
 
-    /// Takes a record of one of the hypervisors around the one that hosts the guest: `symbols` of the guest say nothing about
-    /// it, and canonical text is about the guest alone.
-    pub fn outer_record(&mut self, record: &Record, is_outermost: bool) {
-        if let Trace::Events(_) = &self.trace {
-            event::emit(record, &SymbolTable::default());
-        }
-        if is_outermost && let Some(statistics) = &mut self.statistics {
+    /// Counts a record in the statistics.
+    pub fn count(&mut self, record: &Record) {
+        if let Some(statistics) = &mut self.statistics {
             statistics.add(record);
         }
     }
