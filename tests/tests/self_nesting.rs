@@ -59,13 +59,10 @@ fn deep(guest: &str, processor: &str, shadowing: &str, depth: u8) -> Result<(), 
 /// Every guest, those that fail and crash included, has the same end and the same exits as L3 as it has as L2.
 fn as_l3(guest: &str) -> Result<(), Failed> {
     // Which exits the bytes of a longer line cause depends on when each arrives.
-    let options = ["--trace", "canonical"];
+    // L2 offers no VMCS shadowing, so the exits of a guest that is a hypervisor are those without.
+    let options = ["--trace", "canonical", "--shadowing", "software"];
     let alone = run(guest, "haswell", 1, &options, b"\n")?;
-    let mut nested = run(guest, "haswell", 2, &options, b"\n")?;
-    if let Some(line) = nested.trace.lines().find(|line| line.contains("-> L1 ")) {
-        return Err(format!("an exit that L2 took is shown as L1's: {line}").into());
-    }
-    nested.trace = nested.trace.replace("L3 ", "L2 ").replace("-> L2 ", "-> L1 ");
+    let nested = run(guest, "haswell", 2, &options, b"\n")?;
     same(&alone, &nested)
 }
 

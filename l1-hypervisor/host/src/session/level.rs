@@ -1,11 +1,9 @@
 //! One of several hypervisors inside each other, as the host hears it: the stream of L1 comes from the machine, that of L2 is
 //! what L1's guest prints, and so on.
 
-use std::collections::VecDeque;
 use std::fmt;
 
-use exit_trace::decode::{DecodeError, Decoder, Item};
-use exit_trace::record::Record;
+use exit_trace::decode::Decoder;
 use l1_protocol::end::{EndReason, EndReport};
 
 use super::Ending;
@@ -17,7 +15,8 @@ pub struct Level {
     /// 1 for L1.
     number: u8,
     reader: FrameReader,
-    decoder: Decoder,
+    /// Takes its records apart. Every hypervisor takes itself for L1, and so count its records.
+    pub decoder: Decoder,
     /// Its last frame.
     pub end: Option<(EndReport, String)>,
 }
@@ -48,27 +47,6 @@ impl Level {
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         self.reader.next_frame()
     }
-
-    /// The records in `bytes`. Every hypervisor takes itself for L1; here the levels become those that they are from outside.
-    pub fn decode<'a>(&'a mut self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Item, DecodeError>> + use<'a> {
-        let below = self.number - 1;
-        self.decoder.decode(bytes).map(move |item| {
-            item.map(|item| match item {
-                Item::Record(record) => Item::Record(raised(record, below)),
-                Item::Lost(count) => Item::Lost(count),
-            })
-        })
-    }
-
-    /// The records in the payload of a `FrameKind::History`, those that are whole.
-    pub fn history(&self, bytes: &[u8]) -> VecDeque<Record> {
-        exit_trace::decode::records(bytes).flatten().map(|record| raised(record, self.number - 1)).collect()
-    }
-}
-
-/// `record` with its levels counted from the outermost of `below` more hypervisors.
-pub fn raised(record: Record, below: u8) -> Record {
-    Record { level: record.level.saturating_add(below), owner: record.owner.saturating_add(below), ..record }
 }
 
 /// Index of the level whose report says how the run ended: the outermost whose guest did not end well. A guest that is a
@@ -124,11 +102,5 @@ mod tests {
             let (reports, end) = ends(levels);
             assert_eq!((reports.len(), end.map_or(String::new(), |(_, text)| text).as_str()), (outer, text), "{reasons:?}");
         }
-    }
-
-    #[test]
-    fn levels_are_counted_from_the_outermost() {
-        let record = raised(Record { level: 2, owner: 1, ..Record::ZERO }, 2);
-        assert_eq!((record.level, record.owner), (4, 3));
     }
 }

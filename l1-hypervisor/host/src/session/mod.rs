@@ -259,7 +259,7 @@ impl Session<'_, '_> {
             // The innermost hypervisor knows the guest's exits.
             FrameKind::History if !self.last_exits.is_empty() => {}
             FrameKind::History => {
-                self.last_exits = level.history(payload);
+                self.last_exits = exit_trace::decode::records(payload).flatten().collect();
             }
             FrameKind::Message => {
                 if let Some((&severity, text)) = payload.split_first() {
@@ -292,15 +292,20 @@ impl Session<'_, '_> {
 
     fn take_records(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
         let is_innermost = index + 1 == self.levels.len();
-        for item in self.levels[index].decode(bytes) {
+        for item in self.levels[index].decoder.decode(bytes) {
             match item {
-                Ok(Item::Record(record)) if !is_innermost => self.sinks.outer_record(&record, index == 0),
                 Ok(Item::Record(record)) => {
-                    if self.last_exits.len() == LAST_EXITS {
-                        self.last_exits.pop_front();
+                    // A trace is about the guest, statistics about what L1 is asked to do.
+                    if is_innermost {
+                        if self.last_exits.len() == LAST_EXITS {
+                            self.last_exits.pop_front();
+                        }
+                        self.last_exits.push_back(record);
+                        self.sinks.record(&record)?;
                     }
-                    self.last_exits.push_back(record);
-                    self.sinks.record(&record)?;
+                    if index == 0 {
+                        self.sinks.count(&record);
+                    }
                 }
                 Ok(Item::Lost(count)) => self.sinks.lost(count.into())?,
                 Err(damage) => warn!(target: MESSAGE_TARGET, "{damage}"),

@@ -7,7 +7,6 @@ use exit_trace::canonical::Canonical;
 use exit_trace::event::{self, Emitter};
 use exit_trace::record::Record;
 use exit_trace::statistics::Statistics;
-use exit_trace::symbols::SymbolTable;
 use exit_trace::tree::Tree;
 
 use super::SessionError;
@@ -64,7 +63,7 @@ impl Sinks<'_> {
         self.console.write_all(bytes).and_then(|()| self.console.flush()).map_err(output("the guest's output"))
     }
 
-    /// Takes a record.
+    /// Puts a record into the trace.
     ///
     /// # Errors
     /// [`SessionError::Output`].
@@ -75,20 +74,12 @@ impl Sinks<'_> {
             Trace::Canonical(Some(canonical)) => canonical.push(record).map_err(output("the trace"))?,
             Trace::Off | Trace::Tree(None) | Trace::Canonical(None) => {}
         }
-        if let Some(statistics) = &mut self.statistics {
-            statistics.add(record);
-        }
         Ok(())
     }
 
-    /// Takes a record of one of the hypervisors around the one that hosts the guest: `symbols` of the guest say nothing about
-    /// it, and canonical text is about the guest alone.
-    pub fn outer_record(&mut self, record: &Record, is_outermost: bool) {
-        if let Trace::Events(_) = &self.trace {
-            // Its exits belong to no tree of the guest's.
-            Emitter::new(SymbolTable::default()).emit(record);
-        }
-        if is_outermost && let Some(statistics) = &mut self.statistics {
+    /// Counts a record in the statistics.
+    pub fn count(&mut self, record: &Record) {
+        if let Some(statistics) = &mut self.statistics {
             statistics.add(record);
         }
     }
