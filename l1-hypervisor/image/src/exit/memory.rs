@@ -8,7 +8,8 @@ use vmcs::field::Field;
 use super::information::Exit;
 use super::{Action, End, EndText};
 use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
-use crate::guest_paging::{AccessKind, check};
+use crate::guest_paging::AccessKind;
+use crate::nested::physical::{self, L3Memory};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
@@ -52,10 +53,10 @@ fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit
     };
     let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
     let paging = vcpu.paging_state();
-    match check(&mut vcpu.memory, &paging, address, kind) {
-        Err(fault) => vcpu.page_fault(fault),
-        Ok(_) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
-        Ok(_) => emulate(vcpu, exit),
+    match physical::check(vcpu, &paging, address, 1, kind) {
+        Err(action) => action,
+        Ok(()) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
+        Ok(()) => emulate(vcpu, exit),
     }
 }
 
@@ -82,7 +83,14 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
         segment_bases,
         mode,
     };
-    let outcome = emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut Unclaimed);
+    let l3 = if vcpu.runs_l3 { vcpu.nested.as_mut().and_then(|nested| L3Memory::new(nested, &mut vcpu.memory)) } else { None };
+    let (outcome, refusal) = match l3 {
+        Some(mut memory) => {
+            let outcome = emulate::emulate(&mut state, &mut memory, &paging, &mut Unclaimed);
+            (outcome, memory.refusal())
+        }
+        None => (emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut Unclaimed), None),
+    };
     if rflags != old_rflags {
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
     }
@@ -95,7 +103,10 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
             Action::Continue
         }
         Ok(Outcome::Repeat) => Action::Continue,
-        Err(EmulationError::PageFault(fault)) => vcpu.page_fault(fault),
+        Err(EmulationError::PageFault(fault)) => match refusal {
+            Some(refusal) => physical::refuse(vcpu, refusal),
+            None => vcpu.page_fault(fault),
+        },
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,

@@ -3,8 +3,7 @@
 //! What always holds: a copy is split where a page ends, each piece goes where the guest's tables say, and addresses
 //! wrap like the processor's: at 32 bits outside 64-bit mode.
 
-use super::{AccessKind, PageFault, PagingState, check, translate};
-use crate::guest_memory::GuestMemory;
+use super::{AccessKind, PageFault, PagingState, PhysicalMemory, check, translate};
 use l1_protocol::memory_map::PAGE_SIZE;
 
 /// Number of bytes from `linear` to the end of its page, `length` at most.
@@ -16,7 +15,12 @@ pub(crate) fn within_page(linear: u64, length: usize) -> usize {
 ///
 /// # Errors
 /// The first [`PageFault`]; the buffer is partly filled then.
-pub fn read_linear(memory: &mut GuestMemory, state: &PagingState, linear: u64, buffer: &mut [u8]) -> Result<(), PageFault> {
+pub fn read_linear(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    buffer: &mut [u8],
+) -> Result<(), PageFault> {
     let (mut linear, mut rest) = (linear, buffer);
     while !rest.is_empty() {
         let length = within_page(linear, rest.len());
@@ -33,7 +37,7 @@ pub fn read_linear(memory: &mut GuestMemory, state: &PagingState, linear: u64, b
 /// # Errors
 /// The first [`PageFault`]; the guest's memory is unchanged then. Only a guest whose write goes into the page tables of
 /// a later page of the same write can get a fault after a part was written.
-pub fn write_linear(memory: &mut GuestMemory, state: &PagingState, linear: u64, bytes: &[u8]) -> Result<(), PageFault> {
+pub fn write_linear(memory: &mut impl PhysicalMemory, state: &PagingState, linear: u64, bytes: &[u8]) -> Result<(), PageFault> {
     if within_page(linear, bytes.len()) < bytes.len() {
         each_page(linear, bytes, |linear, _| check(memory, state, linear, AccessKind::Write).map(drop))?;
     }

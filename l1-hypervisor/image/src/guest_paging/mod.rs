@@ -5,13 +5,15 @@
 //! 5-level paging, protection keys of supervisor pages and shadow stacks.
 
 pub(crate) mod linear;
+mod physical;
 #[cfg(test)]
 mod tests;
 mod walk;
 
 pub use linear::{read_linear, write_linear};
+pub use physical::{PhysicalAccess, PhysicalMemory};
 
-use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::guest_memory::GuestPhysical;
 use thiserror::Error;
 
 /// What of the guest's state decides how a linear address is translated.
@@ -62,7 +64,7 @@ pub struct PageFault {
     pub error_code: u32,
 }
 
-/// Translates `linear` and sets the accessed and dirty flags of the entries used, as the processor does (SDM 3A 4.8
+/// Translates `linear` to where it lies in L2's memory and sets the accessed and dirty flags of the entries used, as the processor does (SDM 3A 4.8
 /// "Accessed and Dirty Flags").
 ///
 /// In 64-bit mode the caller has checked [`is_canonical`]; bits 63:48 are not looked at here.
@@ -70,13 +72,13 @@ pub struct PageFault {
 /// # Errors
 /// The [`PageFault`] that the processor would raise. No flag is set then.
 pub fn translate(
-    memory: &mut GuestMemory,
+    memory: &mut impl PhysicalMemory,
     state: &PagingState,
     linear: u64,
     kind: AccessKind,
 ) -> Result<GuestPhysical, PageFault> {
     let walk = walk::walk(memory, state, linear, kind)?;
-    walk.set_flags(memory);
+    walk.set_flags(memory, linear)?;
     Ok(walk.address)
 }
 
@@ -84,7 +86,12 @@ pub fn translate(
 ///
 /// # Errors
 /// Those of [`translate`].
-pub fn check(memory: &mut GuestMemory, state: &PagingState, linear: u64, kind: AccessKind) -> Result<GuestPhysical, PageFault> {
+pub fn check(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    kind: AccessKind,
+) -> Result<GuestPhysical, PageFault> {
     walk::walk(memory, state, linear, kind).map(|walk| walk.address)
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
+use crate::guest_memory::GuestMemory;
 use proptest::prelude::*;
 use std::{vec, vec::Vec};
 

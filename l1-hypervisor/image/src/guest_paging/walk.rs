@@ -4,8 +4,8 @@
 //! What always holds: a walk reads only; the flags are set afterwards by [`Walk::set_flags`], when it is certain that
 //! the access happens.
 
-use super::{AccessKind, PageFault, PagingState};
-use crate::guest_memory::{GuestMemory, GuestPhysical};
+use super::{AccessKind, PageFault, PagingState, PhysicalAccess, PhysicalMemory};
+use crate::guest_memory::GuestPhysical;
 
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
@@ -58,10 +58,16 @@ impl Walk {
     }
 
     /// Sets the accessed flag of every entry used, and for a write the dirty flag of the one that maps the page.
-    pub(super) fn set_flags(&self, memory: &mut GuestMemory) {
-        for &(address, new) in &self.outdated[..self.count] {
-            memory.write(address, &[new]);
+    /// None is set unless all of them can be.
+    pub(super) fn set_flags(&self, memory: &mut impl PhysicalMemory, linear: u64) -> Result<(), PageFault> {
+        let mut places = [GuestPhysical(0); LEVELS];
+        for (place, &(address, _)) in places.iter_mut().zip(&self.outdated[..self.count]) {
+            *place = memory.locate(address, linear, PhysicalAccess::EntryFlags).ok_or(refused(linear))?;
         }
+        for (place, &(_, new)) in places.into_iter().zip(&self.outdated[..self.count]) {
+            memory.write(place, &[new]);
+        }
+        Ok(())
     }
 }
 
@@ -94,13 +100,25 @@ struct Access<'a> {
 }
 
 /// Finds the translation of `linear`, without a change to the guest's memory.
-pub(super) fn walk(memory: &mut GuestMemory, state: &PagingState, linear: u64, kind: AccessKind) -> Result<Walk, PageFault> {
+pub(super) fn walk(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    kind: AccessKind,
+) -> Result<Walk, PageFault> {
     let linear = if state.long_mode { linear } else { linear & u64::from(u32::MAX) };
-    find(memory, &Access { state, linear, kind })
+    let mut walk = find(memory, &Access { state, linear, kind })?;
+    walk.address = memory.locate(walk.address, linear, PhysicalAccess::Data(kind)).ok_or(refused(linear))?;
+    Ok(walk)
+}
+
+/// The end of a walk that is no page fault: see [`PhysicalMemory::locate`].
+const fn refused(linear: u64) -> PageFault {
+    PageFault { address: linear, error_code: 0 }
 }
 
 /// Chooses the paging mode (SDM 3A 4.1.1 "Four Paging Modes").
-fn find(memory: &mut GuestMemory, access: &Access<'_>) -> Result<Walk, PageFault> {
+fn find(memory: &mut impl PhysicalMemory, access: &Access<'_>) -> Result<Walk, PageFault> {
     let &Access { state, linear, .. } = access;
     if state.cr0 & CR0_PG == 0 {
         return Ok(Walk::new(linear & u64::from(u32::MAX)));
@@ -135,7 +153,7 @@ fn find(memory: &mut GuestMemory, access: &Access<'_>) -> Result<Walk, PageFault
 /// Walks from level `TOP` (1 is the last) through structures with entries of `ENTRY_SIZE` bytes, each level consuming
 /// `INDEX_BITS` of the address.
 fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32>(
-    memory: &mut GuestMemory,
+    memory: &mut impl PhysicalMemory,
     access: &Access<'_>,
     structures: &Structures,
 ) -> Result<Walk, PageFault> {
@@ -149,7 +167,12 @@ fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32>(
         let shift = 12 + INDEX_BITS * (level - 1);
         let index = (linear >> shift) & bits(0, INDEX_BITS - 1);
         let address = GuestPhysical(table | (index * ENTRY_SIZE));
-        let entry = if ENTRY_SIZE == 4 { u64::from(memory.read_u32(address)) } else { memory.read_u64(address) };
+        let place = memory.locate(address, linear, PhysicalAccess::Entry).ok_or(refused(linear))?;
+        let entry = if ENTRY_SIZE == 4 {
+            u32::from_le_bytes(memory.read_array(place)).into()
+        } else {
+            u64::from_le_bytes(memory.read_array(place))
+        };
         if entry & PRESENT == 0 {
             return Err(access.fault(0));
         }

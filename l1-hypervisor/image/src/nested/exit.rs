@@ -1,5 +1,6 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
+use l1_protocol::end::EndReason;
 use shadow::ept::{Access, Fault, Outcome};
 use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
 use shadow::field_set::FieldSet;
@@ -41,9 +42,21 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
         // L1's own handlers work on the VMCS that is current, which is L3's.
         Some(None) | None => match dispatch::handle(vcpu, exit) {
             Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+            Action::Stop(end) if end.reason == EndReason::UnhandledExit && was_delivering(vcpu, exit) => {
+                // Where nothing is all ones are read, and an IDT of these shuts the processor down.
+                let reason = Reason::TRIPLE_FAULT.0.into();
+                let information = ExitInformation { reason, ..ExitInformation::default() };
+                with(vcpu, |vcpu, nested| leave(vcpu, nested, &information));
+                Action::Reflect
+            }
             action => action,
         },
     }
+}
+
+/// Whether an event was being delivered through memory that L1 would have to emulate.
+fn was_delivering<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> bool {
+    exit.reason.basic() == Reason::EPT_VIOLATION && exit.idt_vectoring(&mut vcpu.platform) >> 31 != 0
 }
 
 /// IRET has ended the blocking of NMIs, and then met the EPT violation that L3 never hears of: it is executed again, and must

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod msr_lists;
 pub mod operand;
 mod pdptes;
+pub mod physical;
 pub mod regions;
 mod shadowing;
 
