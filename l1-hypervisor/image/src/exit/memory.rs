@@ -10,8 +10,10 @@ use super::{Action, End, EndText};
 use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
 use crate::guest_paging::AccessKind;
 use crate::nested::physical::{self, L3Memory};
+use crate::nested::shadowing;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
+use iced_x86::Mnemonic;
 
 /// Bits of the exit qualification for EPT violations (SDM 3C table 28-7).
 mod qualification {
@@ -110,6 +112,9 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
+        Err(EmulationError::Unsupported { mnemonic: Mnemonic::Vmread | Mnemonic::Vmwrite }) if shadowing::suspend(vcpu) => {
+            Action::Resume
+        }
         Err(EmulationError::Unsupported { mnemonic }) => Action::Stop(End {
             reason: EndReason::UnhandledExit,
             value: exit.reason.0.into(),

@@ -18,7 +18,7 @@ pub mod operand;
 mod pdptes;
 pub mod physical;
 pub mod regions;
-mod shadowing;
+pub mod shadowing;
 
 use shadow::ept::Composition;
 use shadow::field_set::FieldSet;

@@ -44,13 +44,15 @@ pub struct Hardware {
     readable: FieldSet,
     shadows: [Shadow; SLOTS],
     secondary12: Secondary,
+    /// Whether the control is off for one instruction (see `shadowing::suspend`).
+    pub(super) suspended: bool,
 }
 
 impl Hardware {
     /// Before any shadow VMCS was written; `secondary12` are the secondary controls of vmcs12 without "VMCS shadowing".
     #[must_use]
     pub fn new(served: Served, secondary12: Secondary) -> Self {
-        Self { readable: served.readable(), served, shadows: [const { Shadow::new() }; SLOTS], secondary12 }
+        Self { readable: served.readable(), served, shadows: [const { Shadow::new() }; SLOTS], secondary12, suspended: false }
     }
 
     /// Copies to the shadow VMCS, which is current afterwards.
