@@ -6,7 +6,7 @@
 
 use vmcs::access::VmcsAccess;
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
-use vmcs::field::Field;
+use vmcs::field::{FIELDS, Field};
 
 use crate::exit::LAZY;
 use crate::field_set::FieldSet;
@@ -47,7 +47,7 @@ pub struct Outer {
 }
 
 /// Registers of L2 at its VMLAUNCH or VMRESUME, which L3 goes on with where vmcs23 does not load its own.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the register it is named after")]
 pub struct Inherited {
     pub efer: u64,
@@ -165,12 +165,19 @@ pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
 pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: &Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
     let changed = vmcs23.changed;
     let mut writer = Writer { vmcs: vmcs13, count: 0 };
-    for field in changed.intersection(&COPIED).iter() {
-        writer.write(field, vmcs23.get(field));
-    }
+    changed.intersection(&COPIED).for_each_row(|row| {
+        if let Some(information) = FIELDS.get(row) {
+            writer.write(information.field, vmcs23.row(row));
+        }
+    });
     let rest = changed.difference(&COPIED);
-    if !rest.is_empty() || !loads_everything(vmcs23) {
+    if !rest.is_empty() || loads_again(vmcs23, inherited) {
         derived(vmcs23, &rest, outer, inherited, &mut writer);
+    }
+    // L3 can change DR7 without L1 seeing it, and an exit that does not save it leaves it behind.
+    if !keeps_debug_registers(vmcs23) {
+        let loads = entry_controls(vmcs23).contains(Entry::LOAD_DEBUG_CONTROLS);
+        writer.write(Field::GUEST_DR7, if loads { vmcs23.get(Field::GUEST_DR7) } else { inherited.dr7 });
     }
     vmcs23.changed = FieldSet::EMPTY;
     writer.count
@@ -185,13 +192,18 @@ pub fn inherits(vmcs23: &Vmcs23) -> bool {
 
 const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
 
-/// Whether each of EFER, PAT and the debug controls is loaded at every entry and saved at every exit, so that vmcs13 holds
-/// vmcs23's value as long as that does not change.
+/// Whether EFER, PAT and the debug controls must be written although nothing of vmcs23 has changed: L3 keeps L2's own and
+/// those have changed, or L3 has changed one that its exit did not save.
 #[inline]
-fn loads_everything(vmcs23: &Vmcs23) -> bool {
-    const SAVE: PrimaryExit =
-        PrimaryExit::SAVE_DEBUG_CONTROLS.union(PrimaryExit::SAVE_IA32_PAT).union(PrimaryExit::SAVE_IA32_EFER);
-    entry_controls(vmcs23).contains(LOAD) && exit_controls(vmcs23).contains(SAVE)
+fn loads_again(vmcs23: &Vmcs23, inherited: &Inherited) -> bool {
+    vmcs23.registers_touched || inherits(vmcs23) && vmcs23.inherited != *inherited
+}
+
+/// Whether DR7 is both loaded at every entry and saved at every exit.
+#[inline]
+fn keeps_debug_registers(vmcs23: &Vmcs23) -> bool {
+    entry_controls(vmcs23).contains(Entry::LOAD_DEBUG_CONTROLS)
+        && exit_controls(vmcs23).contains(PrimaryExit::SAVE_DEBUG_CONTROLS)
 }
 
 fn entry_controls(vmcs23: &Vmcs23) -> Entry {
@@ -246,7 +258,7 @@ fn derived<V: VmcsAccess>(
         writer.write(Field::CR4_GUEST_HOST_MASK, mask | outer.owned.cr4);
         writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
     }
-    if changed.intersects(&LOADED) || !loads_everything(vmcs23) {
+    if changed.intersects(&LOADED) || loads_again(vmcs23, inherited) {
         // What L3's last run has left in vmcs13 must not be overwritten unseen.
         for field in vmcs23.in_vmcs13.intersection(&LOADED).iter() {
             let value = writer.vmcs.read(field);
@@ -254,6 +266,8 @@ fn derived<V: VmcsAccess>(
             vmcs23.in_vmcs13.remove(field);
         }
         loaded(vmcs23, outer, inherited, writer);
+        vmcs23.registers_touched = false;
+        vmcs23.inherited = *inherited;
     }
 }
 

@@ -38,6 +38,7 @@ const ON_BOCHS: &[(&str, Test)] = &[
     ("nothing_listens_and_nothing_is_left", nothing_listens_and_nothing_is_left),
     ("a_processor_without_ept_is_refused", a_processor_without_ept_is_refused),
     ("hardware_shadowing_where_there_is_none", hardware_shadowing_where_there_is_none),
+    ("without_l1", without_l1),
     ("flat_binary", flat_binary),
     ("from_little_to_much_memory", from_little_to_much_memory),
 ];
@@ -106,6 +107,10 @@ fn contradicting_options() -> Result<(), Failed> {
     expect(&output(&["run", "hello", "--nested-caps", "full"])?, 2, &["--nested-caps", "--nested on"])?;
     expect(&output(&["run", "hello", "--nested", "on", "--nested-caps", "none"])?, 2, &["none", "no-unrestricted-guest"])?;
     expect(&output(&["run", "hello", "--shadow-fields", "all"])?, 2, &["--shadow-fields", "--nested on"])?;
+    expect(&output(&["run", "hello", "--bare", "--stats"])?, 2, &["--bare", "--stats"])?;
+    expect(&output(&["run", "hello", "--bare", "--machine", "kvm"])?, 2, &["--bare is for Bochs"])?;
+    expect(&output(&["run", "/bin/sh", "--bare"])?, 2, &["--bare needs the name of a built-in guest"])?;
+    expect(&output(&["run", "real-mode", "--bare"])?, 2, &["long mode"])?;
     expect(&output(&["run", "hello", "--initrd", "/nowhere/initrd"])?, 2, &["/nowhere/initrd"])
 }
 
@@ -140,6 +145,17 @@ fn failure_and_its_report() -> Result<(), Failed> {
 
 fn crash() -> Result<(), Failed> {
     expect(&on_bochs(&["triple-fault"])?, 3, &["triple fault", "state of the guest", "TRIPLE_FAULT -> L1 stopped"])
+}
+
+/// `--bare`: every way in which a guest can end.
+fn without_l1() -> Result<(), Failed> {
+    let result = output(&["run", "hello", "--bare", "a", "b"])?;
+    expect(&result, 0, &["the guest reported success"])?;
+    check(result.stdout == b"Hello from L2.\narguments: a b\n", format!("{result:?}"))?;
+    expect(&output(&["run", "fail", "--bare"])?, 1, &["reported failure: status 3"])?;
+    expect(&output(&["run", "triple-fault", "--bare"])?, 3, &["triple fault", "last output of the guest"])?;
+    expect(&output(&["run", "spin", "--bare", "--timeout", "1s"])?, 4, &["timed out", "Spinning"])?;
+    expect(&output(&["run", "nested-cpuid", "--bare", "--cpu", "haswell", "--", "0"])?, 1, &["is no number of loops"])
 }
 
 fn halted_for_ever() -> Result<(), Failed> {

@@ -14,7 +14,7 @@ use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
     ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, Vector, external_interrupt_allowed,
-    reinjection,
+    may_inject, reinjection,
 };
 use vmcs::field::Field;
 
@@ -76,8 +76,6 @@ pub struct Vcpu<'m, P> {
     pub capabilities: Capabilities,
     /// The controls of vmcs12 as they are now.
     pub controls: Controls,
-    /// CR8, which has no effect without a local APIC.
-    pub task_priority: u8,
     /// VMX for L2, if L2 is shown VMX.
     pub nested: Option<Box<Nested>>,
     /// Whether L3 runs: vmcs13 is current, and not vmcs12.
@@ -134,7 +132,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             timer_rate: capabilities.misc().preemption_timer_rate(),
             capabilities,
             controls,
-            task_priority: 0,
             nested: None,
             runs_l3: false,
             tsc_offset,
@@ -211,6 +208,17 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     pub fn seen_cr4(&mut self) -> u64 {
         let mask = self.platform.read(Field::CR4_GUEST_HOST_MASK);
         self.platform.read(Field::GUEST_CR4) & !mask | self.platform.read(Field::CR4_READ_SHADOW) & mask
+    }
+
+    /// When the guest's time-stamp counter shows `value`, not a tick too early: 0 if it is past that. `None`: that is
+    /// beyond the lifetime of the machine, more than 2^53 ticks ahead.
+    pub fn time_of_guest_counter(&mut self, value: u64) -> Option<u64> {
+        let counter = self.platform.time_stamp_counter();
+        match value.saturating_sub(counter.wrapping_add(self.tsc_offset)) {
+            0 => Some(0),
+            ticks if ticks > 1 << 53 => None,
+            ticks => Some(self.clock.nanoseconds(counter + ticks - 1) + 1),
+        }
     }
 
     /// A device was touched: its next deadline may have changed.
@@ -293,12 +301,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// when it comes, and it saves a VMREAD at every exit.
     #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
+        let rflags = self.platform.read(Field::GUEST_RFLAGS);
+        self.finish_with(old, new, rflags);
+    }
+
+    /// The same, for a handler that knows RFLAGS.
+    #[inline(always)]
+    pub fn finish_with(&mut self, old: u64, new: u64, rflags: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
         self.finished_at = new;
-        let rflags = self.platform.read(Field::GUEST_RFLAGS);
-        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.event_pending() {
             self.finish_with_flags(rflags);
         }
     }
@@ -359,19 +373,12 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             let length =
                 if information.event_type().has_instruction_length() { exit.instruction_length(&mut self.platform) } else { 0 };
             self.next_injection = reinjection(information, error_code, length);
+            // The delivery that was cut short has set it, and VM entry refuses an NMI with it (SDM 3C 27.3.1.5).
             if information.event_type() == EventType::NMI {
-                self.unblock_nmi();
+                let state = self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+                let blocking = u64::from(Interruptibility::BLOCKING_BY_NMI.bits());
+                self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state & !blocking);
             }
-        }
-    }
-
-    /// An NMI of L2's for L3 is delivered again: its first delivery has blocked NMIs, and VM entry injects none then (SDM 3C
-    /// 26.3.1.5 "Checks on Guest Non-Register State").
-    fn unblock_nmi(&mut self) {
-        let old = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
-        let new = old - Interruptibility::BLOCKING_BY_NMI;
-        if new != old {
-            self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, new.bits().into());
         }
     }
 
@@ -433,12 +440,12 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::INTERRUPT_WINDOW_EXITING);
     }
 
-    /// The guest can take NMIs now. L1 never asks for this exit, as L2 has no source of NMIs.
+    /// The guest can take NMIs now: no more exits for that.
     pub fn close_nmi_window(&mut self) {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::NMI_WINDOW_EXITING);
     }
 
-    fn set_primary(&mut self, controls: PrimaryProcessorBased) {
+    pub(crate) fn set_primary(&mut self, controls: PrimaryProcessorBased) {
         if controls != self.controls.primary {
             self.controls.primary = controls;
             self.platform.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
@@ -457,11 +464,11 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         } else if self.timer_is_stale {
             self.arm_timer(counter);
         }
-        if self.devices.interrupt_pending() {
+        if self.devices.event_pending() {
             if self.runs_l3 {
                 nested::interrupt::offer(self)?;
             } else {
-                self.offer_interrupt();
+                self.offer_event();
             }
         }
         self.has_injected = self.next_injection.is_some();
@@ -532,12 +539,25 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
     }
 
-    /// Injects the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
+    /// Injects the NMI or the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
     #[inline(never)]
-    pub(crate) fn offer_interrupt(&mut self) {
+    pub(crate) fn offer_event(&mut self) {
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
         let interruptibility = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
         let activity = ActivityState(self.platform.read(Field::GUEST_ACTIVITY_STATE) as u32);
+        if self.devices.nmi_pending() {
+            if self.next_injection.is_none()
+                && may_inject(InterruptionInformation::nmi(), rflags, interruptibility, activity, true).is_ok()
+            {
+                self.devices.take_nmi();
+                self.next_injection = Some(Injection::new(InterruptionInformation::nmi(), None));
+            } else {
+                self.set_primary(self.controls.primary | PrimaryProcessorBased::NMI_WINDOW_EXITING);
+            }
+        }
+        if !self.devices.interrupt_pending() {
+            return;
+        }
         if self.next_injection.is_none() && external_interrupt_allowed(rflags, interruptibility, activity).is_ok() {
             let vector = self.devices.acknowledge_interrupt();
             self.deadline_is_stale = true;
@@ -561,7 +581,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if information.has_error_code() && self.platform.read(Field::GUEST_CR0) & 1 == 0 {
             information = InterruptionInformation(information.0 & !InterruptionInformation::ERROR_CODE_VALID);
         }
-        debug_assert!(self.runs_l3 || information.event_type() != EventType::NMI, "L2 has no source of NMIs");
         self.platform.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information.0.into());
     }
 

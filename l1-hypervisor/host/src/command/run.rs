@@ -11,7 +11,7 @@ use exit_trace::statistics::Statistics;
 use exit_trace::symbols::SymbolTable;
 use exit_trace::tree::Tree;
 use l1_protocol::boot;
-use l1_protocol::end::ExitStatus;
+use l1_protocol::end::{EndReason, ExitStatus};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -28,7 +28,7 @@ use crate::machine::kvm::{self, KvmMachine};
 use crate::machine::{MachineError, RunningMachine};
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
-use crate::session::{self, RunResult, SessionError, report};
+use crate::session::{self, Ending, RunResult, SessionError, report};
 
 /// What L2's real-time clock shows on Bochs, so that runs repeat: 2001-09-09 01:46:40 UTC.
 const BOCHS_WALL_CLOCK: u64 = 1_000_000_000;
@@ -225,9 +225,14 @@ fn run_bare(
 ) -> Result<RunResult, RunError> {
     let Target::Bochs(model) = target else { return Err(RunError::Usage("--bare is for Bochs only")) };
     let image = bare::prepare(guest, elf_file, arguments.memory)?;
-    let mut machine = BochsMachine::start_at(model, image, bare::PAGE_TABLES, bare::HANDOVER).map_err(SessionError::from)?;
+    let mut machine = BochsMachine::start_bare(model, image).map_err(SessionError::from)?;
     let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
-    Ok(session::run(&mut machine, sinks, Input::standard(), timeout)?)
+    let mut result = session::run(&mut machine, sinks, Input::standard(), timeout)?;
+    // Nobody reports the guest's triple fault but Bochs, which ends with it.
+    if result.ending == Ending::MachineDied && result.last_words.contains(bare::TRIPLE_FAULT) {
+        result.ending = Ending::Reported(EndReason::TripleFault);
+    }
+    Ok(result)
 }
 
 /// Runs a guest that is loaded. The building block of `run`, `bench` and the tests.

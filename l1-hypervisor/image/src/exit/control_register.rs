@@ -52,7 +52,8 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             if value > 15 {
                 return Action::GENERAL_PROTECTION;
             }
-            vcpu.task_priority = value as u8;
+            vcpu.devices.set_task_priority_class(value as u8);
+            vcpu.devices_changed();
             Action::Complete
         }
         (3, 1) => {
@@ -61,7 +62,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             Action::Complete
         }
         (8, 1) => {
-            let value = vcpu.task_priority.into();
+            let value = vcpu.devices.task_priority_class().into();
             vcpu.set_general(general, value);
             Action::Complete
         }

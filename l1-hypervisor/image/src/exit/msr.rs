@@ -10,7 +10,9 @@ use vmcs::msr;
 
 use super::Action;
 use crate::context::register::{RAX, RCX, RDX};
+use crate::device::local_apic::{FIRST_MSR, LAST_MSR, Refused};
 use crate::fitness::feature_control;
+use crate::nested::guarded;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
@@ -32,17 +34,28 @@ enum Emulation {
     FeatureControl,
     /// A capability MSR: what the guest is offered, if it has VMX and if that MSR follows from the others; read-only.
     Capability,
+    /// IA32_APIC_BASE.
+    LocalApicBase,
+    /// IA32_TSC_DEADLINE.
+    TscDeadline,
+    /// A register of the local APIC in x2APIC mode.
+    LocalApicRegister,
 }
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
 /// or has its own value in the host-state area. Reads and writes go to the processor.
-pub const PASSED_THROUGH: &[u32] =
-    &[msr::IA32_SYSENTER_CS, STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
+pub const PASSED_THROUGH: &[u32] = &[STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
 
 /// MSRs that the guest reads from the processor but writes through L1. The two of SYSENTER because KVM below would
 /// make an address canonical instead of raising #GP (docs/deviations.md); kernels write them once for each processor.
-pub const READ_THROUGH: &[u32] =
-    &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
+pub const READ_THROUGH: &[u32] = &[
+    msr::IA32_TIME_STAMP_COUNTER,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+    msr::IA32_PAT,
+    msr::IA32_EFER,
+];
 
 const STAR: u32 = x86::msr::IA32_STAR;
 /// IA32_LSTAR.
@@ -70,24 +83,35 @@ const EFER_LMA: u64 = 1 << 10;
 const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_TIME_STAMP_COUNTER, Emulation::TimeStampCounter),
     (PLATFORM_ID, Emulation::Constant(0)),
+    (msr::IA32_APIC_BASE, Emulation::LocalApicBase),
     (msr::IA32_FEATURE_CONTROL, Emulation::FeatureControl),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
+    (msr::IA32_SYSENTER_CS, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_CS, accepts: is_anything }),
     (msr::IA32_SYSENTER_ESP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_ESP, accepts: is_canonical }),
     (msr::IA32_SYSENTER_EIP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_EIP, accepts: is_canonical }),
     // Fast strings on, everything else off.
     (msr::IA32_MISC_ENABLE, Emulation::WritesIgnored(1)),
     (msr::IA32_DEBUGCTL, Emulation::InField { field: Field::GUEST_IA32_DEBUGCTL, accepts: is_debug_control }),
     (msr::IA32_PAT, Emulation::InField { field: Field::GUEST_IA32_PAT, accepts: is_pat }),
+    (msr::IA32_TSC_DEADLINE, Emulation::TscDeadline),
     (msr::IA32_EFER, Emulation::ExtendedFeatures),
 ];
 
 /// The capability MSRs, which need no row each.
 const CAPABILITIES: RangeInclusive<u32> = msr::IA32_VMX_BASIC..=msr::IA32_VMX_EXIT_CTLS2;
 
+/// Bits 63:32 are not kept, and no value is refused.
+const fn is_anything(_value: u64) -> bool {
+    true
+}
+
 fn find(index: u32) -> Option<Emulation> {
     if CAPABILITIES.contains(&index) {
         return Some(Emulation::Capability);
+    }
+    if (FIRST_MSR..=LAST_MSR).contains(&index) {
+        return Some(Emulation::LocalApicRegister);
     }
     TABLE.iter().find(|(number, _)| *number == index).map(|&(_, emulation)| emulation)
 }
@@ -132,6 +156,15 @@ pub fn read<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32) -> Option<u64> {
             feature_control::LOCKED | vmxon_allowed
         }
         Emulation::Capability => vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index))?,
+        Emulation::LocalApicBase => vcpu.devices.local_apic_base(),
+        Emulation::TscDeadline => {
+            let now = vcpu.now();
+            vcpu.devices.tsc_deadline(now)
+        }
+        Emulation::LocalApicRegister => {
+            let now = vcpu.now();
+            vcpu.devices.read_local_apic(index, now).ok()?
+        }
     })
 }
 
@@ -147,18 +180,54 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
 pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32, value: u64) -> bool {
     match find(index) {
         Some(Emulation::InField { field, accepts }) if accepts(value) => {
+            guarded::register_changes(vcpu);
             vcpu.platform.write(field, value);
             true
         }
         Some(Emulation::WritesIgnored(_)) => true,
-        Some(Emulation::ExtendedFeatures) => write_extended_features(vcpu, value),
+        Some(Emulation::ExtendedFeatures) => {
+            guarded::register_changes(vcpu);
+            write_extended_features(vcpu, value)
+        }
         Some(Emulation::TimeStampCounter) => {
             vcpu.set_time_stamp_counter(value);
+            write_tsc_deadline(vcpu, None);
             true
+        }
+        Some(Emulation::LocalApicBase) => {
+            let result = vcpu.devices.set_local_apic_base(value, vcpu.features.physical_address_width);
+            after_local_apic(vcpu, result)
+        }
+        Some(Emulation::TscDeadline) => {
+            write_tsc_deadline(vcpu, Some(value));
+            true
+        }
+        Some(Emulation::LocalApicRegister) => {
+            let now = vcpu.now();
+            let result = vcpu.devices.write_local_apic(index, value, now);
+            after_local_apic(vcpu, result)
         }
         Some(Emulation::InField { .. } | Emulation::Constant(_) | Emulation::FeatureControl | Emulation::Capability) | None => {
             false
         }
+    }
+}
+
+fn after_local_apic<P: Platform>(vcpu: &mut Vcpu<'_, P>, result: Result<(), Refused>) -> bool {
+    if result.is_ok() {
+        vcpu.devices_changed();
+    }
+    result.is_ok()
+}
+
+/// Arms the timer for a new deadline, or anew for the one it has after the counter was changed.
+fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) {
+    let now = vcpu.now();
+    let deadline = new.unwrap_or_else(|| vcpu.devices.tsc_deadline(now));
+    if new.is_some() || deadline != 0 {
+        let at = vcpu.time_of_guest_counter(deadline);
+        vcpu.devices.set_tsc_deadline(deadline, at, now);
+        vcpu.devices_changed();
     }
 }
 
@@ -208,7 +277,7 @@ mod tests {
         let open: u32 = bitmap.iter().map(|word| word.count_zeros()).sum();
         assert_eq!(open as usize, 2 * PASSED_THROUGH.len() + READ_THROUGH.len());
         // SDM 3C 25.6.9: read bitmap for low MSRs at 0, for high ones at 1024, write bitmaps at 2048 and 3072.
-        assert!(!exits(&bitmap, 0, msr::IA32_SYSENTER_CS) && !exits(&bitmap, 2048, msr::IA32_SYSENTER_CS));
+        assert!(!exits(&bitmap, 0, msr::IA32_SYSENTER_CS) && exits(&bitmap, 2048, msr::IA32_SYSENTER_CS));
         assert!(!exits(&bitmap, 1024, LSTAR) && !exits(&bitmap, 3072, LSTAR));
         assert!(!exits(&bitmap, 1024, msr::IA32_EFER) && exits(&bitmap, 3072, msr::IA32_EFER));
         assert!(exits(&bitmap, 0, msr::IA32_FEATURE_CONTROL));

@@ -6,7 +6,7 @@
 
 use core::cell::RefCell;
 
-use shadow::exit::ExitInformation;
+use shadow::exit::{ExitInformation, HOST_FIELDS};
 use shadow::field_set::FieldSet;
 use shadow::merge::{self, Inherited};
 use shadow::operation::{Machine as _, Reply};
@@ -27,6 +27,8 @@ use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
 
+/// What an exit of L3 has left in L2's DR7 (SDM 3C 27.5.1).
+const DR7_AFTER_EXIT: u64 = 0x400;
 /// Blocking by MOV SS, in the interruptibility state.
 const MOV_SS_BLOCKING: u64 = 1 << 1;
 /// Bit 31 of the exit reason: VM-entry failure.
@@ -46,6 +48,17 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     if vmcs23.is_shadow {
         return Err(Reply::FailInvalid);
     }
+    if vmcs23.changed.intersects(&HOST_FIELDS) || !vmcs23.launched {
+        nested.host_is_loaded = false;
+    }
+    nested.interruptibility12 = interruptibility;
+    let inherited = if !merge::inherits(vmcs23) {
+        Inherited::default()
+    } else if nested.host_is_loaded {
+        Inherited { efer: nested.loaded.efer, pat: nested.loaded.pat, debugctl: 0, dr7: DR7_AFTER_EXIT }
+    } else {
+        inherited(vcpu)
+    };
     if let Some(hardware) = &mut nested.regions.hardware {
         hardware.fetch(slot, vmcs23, &mut vcpu.platform);
     }
@@ -58,12 +71,6 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     }
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
-    let inherited = if merge::inherits(vmcs23) {
-        vcpu.platform.make_current(Region::Vmcs12);
-        inherited(vcpu)
-    } else {
-        Inherited::default()
-    };
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
     nested.regions.note_tsc_offset(slot, outer.tsc_offset, vmcs23);
@@ -104,6 +111,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
 fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
     let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
     if state & MOV_SS_BLOCKING != 0 && vcpu.platform.read(Field::GUEST_RIP) == vcpu.finished_at {
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state & !MOV_SS_BLOCKING);
         return state & !MOV_SS_BLOCKING;
     }
     state

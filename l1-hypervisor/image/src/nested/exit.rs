@@ -2,12 +2,14 @@
 
 use l1_protocol::end::EndReason;
 use shadow::ept::{Access, Fault, Outcome};
-use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
+use shadow::exit::{
+    ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
+};
 use shadow::field_set::FieldSet;
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
 use vmcs::event::{EventType, InterruptionInformation};
-use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason};
+use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
 use vmcs::qualification::EptViolation;
@@ -23,6 +25,8 @@ use crate::vmcs12::{real_cr0, real_cr4};
 
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
+/// Blocking by NMI, in the interruptibility state.
+const NMI_BLOCKING: u64 = 1 << 3;
 
 /// An exit of L3.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
@@ -32,7 +36,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let decided = with(vcpu, |vcpu, nested| {
         let decision = decide_exit(vcpu, nested, exit);
         if decision.reflect {
-            reflect(vcpu, nested, exit.reason);
+            reflect(vcpu, nested, exit);
             return Some(Action::Reflect);
         }
         keep(vcpu, nested, exit)
@@ -46,7 +50,8 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
                 // Where nothing is all ones are read, and an IDT of these shuts the processor down.
                 let reason = Reason::TRIPLE_FAULT.0.into();
                 let information = ExitInformation { reason, ..ExitInformation::default() };
-                with(vcpu, |vcpu, nested| leave(vcpu, nested, &information));
+                let rip = exit.rip;
+                with(vcpu, |vcpu, nested| leave(vcpu, nested, &information, rip));
                 Action::Reflect
             }
             action => action,
@@ -127,7 +132,7 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
         Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
             let now = vcpu.platform.time_stamp_counter();
             if nested.timer.is_some_and(|timer| now >= timer) {
-                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() });
+                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() }, exit.rip);
                 return Some(Action::Reflect);
             }
             Some(Action::Resume)
@@ -161,7 +166,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
                 information.guest_linear_address = None;
             }
             information.guest_physical_address = Some(address);
-            leave(vcpu, nested, &information);
+            leave(vcpu, nested, &information, exit.rip);
             Some(Action::Reflect)
         }
         Outcome::L1 { .. } => None,
@@ -169,20 +174,20 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
 }
 
 /// The exit that has happened becomes L2's.
-fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
-    let information = ExitInformation::read(&mut vcpu.platform, reason);
-    leave(vcpu, nested, &information);
+fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &Exit) {
+    let information = ExitInformation::read(&mut vcpu.platform, exit.reason);
+    leave(vcpu, nested, &information, exit.rip);
 }
 
-/// From L3 to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
-pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+/// From L3, whose RIP is `rip`, to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
+pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation, rip: u64) {
     let owned = owned(vcpu);
-    let now = vcpu.platform.time_stamp_counter();
-    let rate = vcpu.capabilities.misc().preemption_timer_rate();
     let timer = nested.timer;
     let Some(vmcs23) = nested.operation.current() else { return };
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
-    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept);
+    let reason = ExitReason(information.reason).basic();
+    let by_instruction = reason.information().is_some_and(|row| row.instruction_length == When::Always);
+    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept, rip, by_instruction);
     information.write(vmcs23);
     if nested.regions.hardware.as_ref().is_some_and(super::regions::Hardware::serves_everything) {
         shadow::exit::pull(vmcs23, &mut vcpu.platform);
@@ -191,18 +196,18 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     if let Some(timer) = timer
         && controls.contains(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE)
     {
+        let rate = vcpu.capabilities.misc().preemption_timer_rate();
+        let now = vcpu.platform.time_stamp_counter();
         let left = (timer >> rate).saturating_sub(now >> rate).min(u64::from(u32::MAX));
         vmcs23.record(Field::VMX_PREEMPTION_TIMER_VALUE, left);
     }
     let interruption = InterruptionInformation(information.interruption);
-    let by_nmi = Reason::EXCEPTION_OR_NMI == ExitReason(information.reason).basic()
-        && interruption.is_valid()
-        && interruption.event_type() == EventType::NMI;
+    let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
     let cr0 = vmcs23.get(Field::GUEST_CR0);
     msr_lists::store_on_exit(vcpu, nested);
-    let kept = kept(vcpu, cr0);
+    let kept = kept(vcpu, controls, cr0);
     load(vcpu, nested, &kept, nmi_blocking);
 }
 
@@ -212,7 +217,8 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
     information.write(vmcs23);
     let cr0 = vcpu.seen_cr0();
     let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
-    let kept = kept(vcpu, cr0);
+    let kept = kept(vcpu, PrimaryExit::empty(), cr0);
+    nested.host_is_loaded = false;
     load(vcpu, nested, &kept, blocked);
 }
 
@@ -244,8 +250,15 @@ pub fn unwind<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
     }
 }
 
-fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr0: u64) -> Kept {
-    Kept { cr0, efer: vcpu.platform.read(Field::GUEST_IA32_EFER), pat: vcpu.platform.read(Field::GUEST_IA32_PAT) }
+/// What an exit with these controls keeps.
+#[inline]
+fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, controls: PrimaryExit, cr0: u64) -> Kept {
+    let mut unless = |loaded, field| if controls.contains(loaded) { 0 } else { vcpu.platform.read(field) };
+    Kept {
+        cr0,
+        efer: unless(PrimaryExit::LOAD_IA32_EFER, Field::GUEST_IA32_EFER),
+        pat: unless(PrimaryExit::LOAD_IA32_PAT, Field::GUEST_IA32_PAT),
+    }
 }
 
 /// L1's own notes say that L2 runs again.
@@ -263,29 +276,43 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     if nested.running.is_some() {
         back_to_l2(vcpu, nested);
     }
-    let (slot, hardware) = (nested.operation.current_slot(), &mut nested.regions.hardware);
+    let slot = nested.operation.current_slot();
     let Some(vmcs23) = nested.operation.current() else { return };
-    if let (Some(hardware), Some(slot)) = (hardware, slot) {
+    if let (Some(hardware), Some(slot)) = (&mut nested.regions.hardware, slot) {
         hardware.send(slot, vmcs23, &mut vcpu.platform);
     }
     switch(vcpu, Region::Vmcs12);
     let host = HostState::read(vmcs23, kept);
-    load_host_state(vmcs23, &host, nmi_blocking, &mut vcpu.platform);
-    let entry = u64::from(vcpu.controls.entry.bits());
-    let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
-    let rows = [
-        (Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0)),
-        (Field::CR0_READ_SHADOW, host.cr0),
-        (Field::GUEST_CR3, host.cr3),
-        (Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4)),
-        (Field::CR4_READ_SHADOW, host.cr4),
-        (Field::GUEST_IA32_EFER, host.efer),
-        (Field::GUEST_IA32_PAT, host.pat),
-        (Field::VM_ENTRY_CONTROLS, entry | mode),
-    ];
-    for (field, value) in rows {
-        vcpu.platform.write(field, value);
+    let platform = &mut vcpu.platform;
+    load_frequent_host_state(vmcs23, platform);
+    platform.write(Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0));
+    platform.write(Field::GUEST_CR3, host.cr3);
+    platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4));
+    let interruptibility = if nmi_blocking { NMI_BLOCKING } else { 0 };
+    // L2 was active and had no debug exception pending when it executed VMRESUME; only NMIs may have been blocked.
+    let loaded = nested.host_is_loaded && nested.loaded == host && segments_are_loaded(vmcs23, platform);
+    if !loaded || nested.interruptibility12 != interruptibility {
+        platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, interruptibility);
     }
+    if !loaded {
+        load_host_state(vmcs23, &host, platform);
+        let entry = u64::from(vcpu.controls.entry.bits());
+        let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
+        let rows = [
+            (Field::CR0_READ_SHADOW, host.cr0),
+            (Field::CR4_READ_SHADOW, host.cr4),
+            (Field::GUEST_IA32_EFER, host.efer),
+            (Field::GUEST_IA32_PAT, host.pat),
+            (Field::VM_ENTRY_CONTROLS, entry | mode),
+        ];
+        for (field, value) in rows {
+            platform.write(field, value);
+        }
+        nested.loaded = host;
+        nested.host_is_loaded = host.is_64_bit;
+        super::guarded::guard(vcpu, nested);
+    }
+    let Some(vmcs23) = nested.operation.current() else { return };
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }

@@ -121,7 +121,8 @@ pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>, refusal: Refusal) -> Action {
     if vectoring.is_valid() && vectoring.event_type().has_instruction_length() {
         information.instruction_length = Some(vcpu.platform.read(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32);
     }
-    with(vcpu, |vcpu, nested| exit::leave(vcpu, nested, &information));
+    let rip = vcpu.platform.read(Field::GUEST_RIP);
+    with(vcpu, |vcpu, nested| exit::leave(vcpu, nested, &information, rip));
     Action::Reflect
 }
 

@@ -56,7 +56,7 @@ impl Machine {
             exception_bitmap: 0,
             memory_base: 0x100_0000,
         };
-        vcpu.nested = Some(Box::new(Nested::new(offered, 39, composition, bitmap, constants, None)));
+        vcpu.nested = Some(Box::new(Nested::new(offered, 39, composition, bitmap, constants, None, vcpu.controls)));
         vcpu.set(Field::GUEST_CR4, 0x2020);
         vcpu.set(Field::CR4_READ_SHADOW, 0x2020);
         let revision = offered.basic().vmcs_revision_identifier().to_le_bytes();
