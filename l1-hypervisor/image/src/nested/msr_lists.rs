@@ -127,14 +127,12 @@ pub fn load_on_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
 /// A VMX abort: the indicator goes into the VMCS region, and the run ends before anything runs again. The first one counts.
 #[cold]
 fn abort<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, abort: Abort) {
-    if nested.abort.is_none() {
+    if nested.end.is_none() {
         let region = nested.operation.current_pointer();
         let place = GuestPhysical(region.wrapping_add(Vmcs23::abort_indicator_offset() as u64));
         vcpu.memory.write(place, &(abort as u32).to_le_bytes());
-        nested.abort = Some(abort);
     }
-    // The next thing the loop does is to look at the devices, and before them at this.
-    vcpu.devices_changed();
+    nested.end_run(vcpu, abort.end());
 }
 
 /// The MSRs of the guest whose VMCS is current, and L2's memory.

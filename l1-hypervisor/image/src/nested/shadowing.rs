@@ -79,3 +79,7 @@ fn resume_now<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
         world.activate(slot, vmcs23);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/shadowing.rs"]
+mod tests;
