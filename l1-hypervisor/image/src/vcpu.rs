@@ -488,7 +488,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// Runs timers and looks at the host, then sets the preemption timer for the next time this is due.
     #[cold]
     fn service(&mut self, counter: u64) -> Result<(), End> {
-        if let Some(end) = self.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+        if let Some(end) = self.nested.as_ref().and_then(|nested| nested.end()) {
             return Err(end);
         }
         let now = self.clock.nanoseconds(counter);

@@ -4,9 +4,9 @@
 //! fail.
 
 use super::EmulationError;
-use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::guest_memory::GuestPhysical;
 use crate::guest_paging::linear::within_page;
-use crate::guest_paging::{AccessKind, PageFault, PagingState, check, translate};
+use crate::guest_paging::{AccessKind, PageFault, PagingState, PhysicalMemory, check, translate};
 use l1_protocol::memory_map::PAGE_SIZE;
 
 /// Devices in the guest's physical address space. An access is 1 to 8 bytes, lies in one page and need not be aligned.
@@ -30,8 +30,8 @@ impl MmioBus for Unclaimed {
 }
 
 /// What an instruction can reach.
-pub(super) struct Machine<'a, 'm> {
-    pub(super) memory: &'a mut GuestMemory<'m>,
+pub(super) struct Machine<'a, M> {
+    pub(super) memory: &'a mut M,
     pub(super) paging: &'a PagingState,
     pub(super) bus: &'a mut dyn MmioBus,
 }
@@ -46,7 +46,7 @@ pub(super) struct Place {
 /// call of the emulation, like an entry of a TLB.
 pub(super) type LastPage = Option<(u64, u64)>;
 
-impl Machine<'_, '_> {
+impl<M: PhysicalMemory> Machine<'_, M> {
     /// Checks an access to `size` bytes at `linear`. No flag in the page tables is set unless both pages allow it.
     pub(super) fn place(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<Place, PageFault> {
         let first = within_page(linear, size);

@@ -6,7 +6,7 @@
 use super::access::{Machine, Place, low_bytes};
 use super::arithmetic::{Binary, BitAction, Unary, ZERO, binary, bit_test, sign_extend, unary};
 use super::registers::InstructionState;
-use super::{AccessKind, EmulationError};
+use super::{AccessKind, EmulationError, PhysicalMemory};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 /// What an instruction does with its operands; the destination is the first.
@@ -92,7 +92,7 @@ struct Ready {
 pub(super) fn execute(
     instruction: &Instruction,
     state: &mut InstructionState<'_>,
-    machine: &mut Machine<'_, '_>,
+    machine: &mut Machine<'_, impl PhysicalMemory>,
 ) -> Result<(), EmulationError> {
     let unsupported = EmulationError::Unsupported { mnemonic: instruction.mnemonic() };
     let operation = Operation::of(instruction.mnemonic()).ok_or(unsupported)?;
@@ -166,7 +166,7 @@ fn address_size(instruction: &Instruction) -> usize {
 
 impl Ready {
     /// Memory is the first operand.
-    fn to_memory(&self, state: &mut InstructionState<'_>, machine: &mut Machine<'_, '_>) {
+    fn to_memory(&self, state: &mut InstructionState<'_>, machine: &mut Machine<'_, impl PhysicalMemory>) {
         let &Self { ref operation, ref place, size, other, value } = self;
         let value = value & low_bytes(size);
         let rflags = *state.rflags;
@@ -220,7 +220,7 @@ impl Ready {
     }
 
     /// Memory is the second operand.
-    fn to_register(&self, state: &mut InstructionState<'_>, machine: &mut Machine<'_, '_>) {
+    fn to_register(&self, state: &mut InstructionState<'_>, machine: &mut Machine<'_, impl PhysicalMemory>) {
         let &Self { ref operation, ref place, size, other, value } = self;
         let source = machine.read(place);
         let rflags = *state.rflags;

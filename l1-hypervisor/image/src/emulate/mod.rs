@@ -19,9 +19,8 @@ mod tests;
 pub use access::{MmioBus, Unclaimed};
 pub use registers::{Bitness, InstructionState};
 
-use crate::guest_memory::GuestMemory;
 use crate::guest_paging::linear::within_page;
-use crate::guest_paging::{AccessKind, PageFault, PagingState, is_canonical, translate};
+use crate::guest_paging::{AccessKind, PageFault, PagingState, PhysicalMemory, is_canonical, translate};
 use access::Machine;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use thiserror::Error;
@@ -73,7 +72,7 @@ pub enum EmulationError {
 /// [`EmulationError`]: the exception that the guest is due, or that the instruction is not supported.
 pub fn emulate(
     state: &mut InstructionState<'_>,
-    memory: &mut GuestMemory<'_>,
+    memory: &mut impl PhysicalMemory,
     paging: &PagingState,
     bus: &mut dyn MmioBus,
 ) -> Result<Outcome, EmulationError> {
@@ -101,7 +100,7 @@ pub fn prepare() {
 /// Fetches and decodes the instruction. The second page is read only if the instruction reaches into it.
 fn fetch(
     state: &InstructionState<'_>,
-    memory: &mut GuestMemory<'_>,
+    memory: &mut impl PhysicalMemory,
     paging: &PagingState,
 ) -> Result<Instruction, EmulationError> {
     let mut bytes = [0; LONGEST_INSTRUCTION];

@@ -8,7 +8,7 @@ use super::access::{LastPage, Machine, Place};
 use super::arithmetic::{Binary, ZERO, binary};
 use super::instruction::accumulator;
 use super::registers::{InstructionState, Pointer};
-use super::{AccessKind, EmulationError};
+use super::{AccessKind, EmulationError, PhysicalMemory};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 /// The most bytes one call moves or compares, so that interrupts are not kept waiting.
@@ -81,7 +81,7 @@ struct Iteration {
 pub(super) fn execute(
     instruction: &Instruction,
     state: &mut InstructionState<'_>,
-    machine: &mut Machine<'_, '_>,
+    machine: &mut Machine<'_, impl PhysicalMemory>,
 ) -> Result<bool, EmulationError> {
     let unsupported = EmulationError::Unsupported { mnemonic: instruction.mnemonic() };
     let (operation, size) = Operation::of(instruction.mnemonic()).ok_or(unsupported)?;
@@ -119,7 +119,11 @@ pub(super) fn execute(
 impl Iteration {
     /// One element: all places are checked first, then it is moved or compared, then the pointers advance. Returns
     /// RFLAGS as the instruction leaves them if it ends here.
-    fn step(&mut self, state: &mut InstructionState<'_>, machine: &mut Machine<'_, '_>) -> Result<u64, EmulationError> {
+    fn step(
+        &mut self,
+        state: &mut InstructionState<'_>,
+        machine: &mut Machine<'_, impl PhysicalMemory>,
+    ) -> Result<u64, EmulationError> {
         let size = self.size;
         let rflags = *state.rflags;
         let flags = match self.operation {
@@ -162,7 +166,11 @@ impl Iteration {
         Ok(flags)
     }
 
-    fn source(&mut self, state: &InstructionState<'_>, machine: &mut Machine<'_, '_>) -> Result<Place, EmulationError> {
+    fn source(
+        &mut self,
+        state: &InstructionState<'_>,
+        machine: &mut Machine<'_, impl PhysicalMemory>,
+    ) -> Result<Place, EmulationError> {
         let offset = state.pointer(Pointer::Source, self.address_size);
         let linear = state.linear(self.source_segment, offset, self.size)?;
         machine.place_near(&mut self.source_page, linear, self.size, AccessKind::Read)
@@ -172,7 +180,7 @@ impl Iteration {
     fn destination(
         &mut self,
         state: &InstructionState<'_>,
-        machine: &mut Machine<'_, '_>,
+        machine: &mut Machine<'_, impl PhysicalMemory>,
         kind: AccessKind,
     ) -> Result<Place, EmulationError> {
         let offset = state.pointer(Pointer::Destination, self.address_size);

@@ -6,7 +6,6 @@ use vmcs::field::Field;
 
 use super::Action;
 use super::information::Exit;
-use crate::guest_memory::GuestPhysical;
 use crate::nested;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
@@ -114,8 +113,8 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, wanted: u64) -> Action {
     } else if value & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LME == 0 && (value ^ old) & (CR0_PG | CR0_CD | CR0_NW) != 0
     {
         let cr3 = vcpu.platform.read(Field::GUEST_CR3);
-        if !load_pdptes(vcpu, cr3) {
-            return Action::GENERAL_PROTECTION;
+        if let Err(action) = load_pdptes(vcpu, cr3) {
+            return action;
         }
     }
     if paging_ends && efer & EFER_LMA != 0 {
@@ -147,8 +146,11 @@ fn write_cr3<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         if value >> vcpu.features.physical_address_width != 0 {
             return Action::GENERAL_PROTECTION;
         }
-    } else if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && !load_pdptes(vcpu, value) {
-        return Action::GENERAL_PROTECTION;
+    } else if cr0 & CR0_PG != 0
+        && cr4 & CR4_PAE != 0
+        && let Err(action) = load_pdptes(vcpu, value)
+    {
+        return action;
     }
     vcpu.platform.write(Field::GUEST_CR3, value);
     if !keep {
@@ -175,8 +177,11 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, wanted: u64) -> Action {
     }
     // A change of these bits with PAE paging loads the PDPTEs (SDM 3A 4.4.1 "PDPTE Registers").
     let pae_paging = cr0 & CR0_PG != 0 && value & CR4_PAE != 0 && !long_mode;
-    if pae_paging && (value ^ old) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP) != 0 && !load_pdptes(vcpu, cr3) {
-        return Action::GENERAL_PROTECTION;
+    if pae_paging
+        && (value ^ old) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP) != 0
+        && let Err(action) = load_pdptes(vcpu, cr3)
+    {
+        return action;
     }
     vcpu.platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, value));
     vcpu.platform.write(Field::CR4_READ_SHADOW, kept.seen(value));
@@ -186,19 +191,21 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, wanted: u64) -> Action {
     Action::Complete
 }
 
-/// Loads the PDPTE registers from the table at `cr3`; false if an entry that is present has reserved bits set
-/// (SDM 3A 4.4.1 "PDPTE Registers").
-pub(crate) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
+/// Loads the PDPTE registers from the table at `cr3`.
+///
+/// # Errors
+/// #GP if an entry that is present has reserved bits set (SDM 3A 4.4.1 "PDPTE Registers"), or, for L3, that L2 has got an exit.
+pub(crate) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> Result<(), Action> {
     const FIELDS: [Field; 4] = [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3];
     const RESERVED_LOW: u64 = 0b1_1110_0110;
     let above = !0 << vcpu.features.physical_address_width;
     let table = cr3 & 0xffff_ffe0;
-    let entries = [0, 8, 16, 24].map(|offset| vcpu.memory.read_u64(GuestPhysical(table + offset)));
+    let entries = nested::physical::pdptes(vcpu, table)?;
     if entries.iter().any(|entry| entry & 1 != 0 && entry & (RESERVED_LOW | above) != 0) {
-        return false;
+        return Err(Action::GENERAL_PROTECTION);
     }
     for (field, entry) in FIELDS.into_iter().zip(entries) {
         vcpu.platform.write(field, entry);
     }
-    true
+    Ok(())
 }

@@ -8,7 +8,8 @@ use super::information::Exit;
 use super::segment::{Offsets, STACK};
 use crate::context::register::{RAX, RCX, RDI, RSI};
 use crate::device::{AccessSize, EndRequest};
-use crate::guest_paging::{AccessKind, check, is_canonical, read_linear, write_linear};
+use crate::guest_paging::{AccessKind, is_canonical, read_linear};
+use crate::nested::physical;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use l1_protocol::end::EndReason;
@@ -129,6 +130,7 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
         && offsets.hold(first_offset, piece as u64)
         && is_canonical(first_linear)
         && is_canonical(first_linear.wrapping_add(piece as u64 - 1))
+        && !vcpu.runs_l3
         && read_linear(&mut vcpu.memory, &paging, first_linear, &mut buffer[..piece]).is_ok();
     if copied && access.size == AccessSize::One {
         done = elements as u64;
@@ -147,14 +149,12 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
             let bytes = &mut bytes[..size as usize];
             let moved = if access.input {
                 // The port is read only if the value can be stored.
-                check(&mut vcpu.memory, &paging, linear, AccessKind::Write)
-                    .and_then(|_| check(&mut vcpu.memory, &paging, linear.wrapping_add(size - 1), AccessKind::Write))
-                    .and_then(|_| {
-                        let value = vcpu.devices.read(access.port, access.size, now).to_le_bytes();
-                        write_linear(&mut vcpu.memory, &paging, linear, &value[..size as usize])
-                    })
+                physical::check(vcpu, &paging, linear, size, AccessKind::Write).and_then(|()| {
+                    let value = vcpu.devices.read(access.port, access.size, now).to_le_bytes();
+                    physical::write(vcpu, &paging, linear, &value[..size as usize])
+                })
             } else {
-                read_linear(&mut vcpu.memory, &paging, linear, bytes).map(|()| {
+                physical::read(vcpu, &paging, linear, bytes).map(|()| {
                     let mut value = [0; 4];
                     value[..bytes.len()].copy_from_slice(bytes);
                     vcpu.devices.write(access.port, access.size, u32::from_le_bytes(value), now, &mut *vcpu.console);
@@ -162,8 +162,8 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
             };
             match moved {
                 Ok(()) => done += 1,
-                Err(fault) => {
-                    action = vcpu.page_fault(fault);
+                Err(instead) => {
+                    action = instead;
                     break;
                 }
             }

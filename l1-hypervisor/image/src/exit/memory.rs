@@ -10,9 +10,12 @@ use super::{Action, End, EndText};
 use crate::device::{Devices, Nanoseconds};
 use crate::emulate::{self, EmulationError, InstructionState, MmioBus, Outcome};
 use crate::guest_memory::GuestPhysical;
-use crate::guest_paging::{AccessKind, check};
+use crate::guest_paging::AccessKind;
+use crate::nested::physical::{self, L3Memory};
+use crate::nested::shadowing;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
+use iced_x86::Mnemonic;
 
 /// Bits of the exit qualification for EPT violations (SDM 3C table 28-7).
 mod qualification {
@@ -71,10 +74,10 @@ fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit
     };
     let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
     let paging = vcpu.paging_state();
-    match check(&mut vcpu.memory, &paging, address, kind) {
-        Err(fault) => vcpu.page_fault(fault),
-        Ok(_) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
-        Ok(_) => emulate(vcpu, exit),
+    match physical::check(vcpu, &paging, address, 1, kind) {
+        Err(action) => action,
+        Ok(()) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
+        Ok(()) => emulate(vcpu, exit),
     }
 }
 
@@ -103,7 +106,14 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
         mode,
     };
     let mut bus = DeviceMemory { devices: &mut vcpu.devices, now, changed: false };
-    let outcome = emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut bus);
+    let l3 = if vcpu.runs_l3 { vcpu.nested.as_mut().and_then(|nested| L3Memory::new(nested, &mut vcpu.memory)) } else { None };
+    let (outcome, refusal) = match l3 {
+        Some(mut memory) => {
+            let outcome = emulate::emulate(&mut state, &mut memory, &paging, &mut bus);
+            (outcome, memory.refusal())
+        }
+        None => (emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut bus), None),
+    };
     if bus.changed {
         vcpu.devices_changed();
     }
@@ -119,10 +129,16 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
             Action::Continue
         }
         Ok(Outcome::Repeat) => Action::Continue,
-        Err(EmulationError::PageFault(fault)) => vcpu.page_fault(fault),
+        Err(EmulationError::PageFault(fault)) => match refusal {
+            Some(refusal) => physical::refuse(vcpu, refusal),
+            None => vcpu.page_fault(fault),
+        },
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
+        Err(EmulationError::Unsupported { mnemonic: Mnemonic::Vmread | Mnemonic::Vmwrite }) if shadowing::suspend(vcpu) => {
+            Action::Resume
+        }
         Err(EmulationError::Unsupported { mnemonic }) => Action::Stop(End {
             reason: EndReason::UnhandledExit,
             value: exit.reason.0.into(),

@@ -11,7 +11,7 @@ mod tests;
 mod walk;
 
 pub use linear::{read_linear, write_linear};
-pub use physical::PhysicalMemory;
+pub use physical::{PhysicalAccess, PhysicalMemory};
 
 use crate::guest_memory::GuestPhysical;
 use thiserror::Error;
@@ -64,7 +64,7 @@ pub struct PageFault {
     pub error_code: u32,
 }
 
-/// Translates `linear` and sets the accessed and dirty flags of the entries used, as the processor does (SDM 3A 4.8
+/// Translates `linear` to where it lies in L2's memory and sets the accessed and dirty flags of the entries used, as the processor does (SDM 3A 4.8
 /// "Accessed and Dirty Flags").
 ///
 /// In 64-bit mode the caller has checked [`is_canonical`]; bits 63:48 are not looked at here.
@@ -78,7 +78,7 @@ pub fn translate(
     kind: AccessKind,
 ) -> Result<GuestPhysical, PageFault> {
     let walk = walk::walk(memory, state, linear, kind)?;
-    walk.set_flags(memory);
+    walk.set_flags(memory, linear)?;
     Ok(walk.address)
 }
 

@@ -4,7 +4,7 @@
 //! What always holds: a walk reads only; the flags are set afterwards by [`Walk::set_flags`], when it is certain that
 //! the access happens.
 
-use super::{AccessKind, PageFault, PagingState, PhysicalMemory};
+use super::{AccessKind, PageFault, PagingState, PhysicalAccess, PhysicalMemory};
 use crate::guest_memory::GuestPhysical;
 
 const CR0_WP: u64 = 1 << 16;
@@ -58,10 +58,16 @@ impl Walk {
     }
 
     /// Sets the accessed flag of every entry used, and for a write the dirty flag of the one that maps the page.
-    pub(super) fn set_flags(&self, memory: &mut impl PhysicalMemory) {
-        for &(address, new) in &self.outdated[..self.count] {
-            memory.write_flags(address, new);
+    /// None is set unless all of them can be.
+    pub(super) fn set_flags(&self, memory: &mut impl PhysicalMemory, linear: u64) -> Result<(), PageFault> {
+        let mut places = [GuestPhysical(0); LEVELS];
+        for (place, &(address, _)) in places.iter_mut().zip(&self.outdated[..self.count]) {
+            *place = memory.locate(address, linear, PhysicalAccess::EntryFlags).ok_or(refused(linear))?;
         }
+        for (place, &(_, new)) in places.into_iter().zip(&self.outdated[..self.count]) {
+            memory.write(place, &[new]);
+        }
+        Ok(())
     }
 }
 
@@ -101,7 +107,14 @@ pub(super) fn walk(
     kind: AccessKind,
 ) -> Result<Walk, PageFault> {
     let linear = if state.long_mode { linear } else { linear & u64::from(u32::MAX) };
-    find(memory, &Access { state, linear, kind })
+    let mut walk = find(memory, &Access { state, linear, kind })?;
+    walk.address = memory.locate(walk.address, linear, PhysicalAccess::Data(kind)).ok_or(refused(linear))?;
+    Ok(walk)
+}
+
+/// The end of a walk that is no page fault: see [`PhysicalMemory::locate`].
+const fn refused(linear: u64) -> PageFault {
+    PageFault { address: linear, error_code: 0 }
 }
 
 /// Chooses the paging mode (SDM 3A 4.1.1 "Four Paging Modes").
@@ -117,7 +130,7 @@ fn find(memory: &mut impl PhysicalMemory, access: &Access<'_>) -> Result<Walk, P
         let address = bits(12, 31);
         let root = state.cr3 & address;
         let structures = Structures { root, reserved: 0, address, width, highest_large, large_reserved: false };
-        return descend::<4, 10, 2, _>(memory, access, &structures);
+        return descend::<4, 10, 2>(memory, access, &structures);
     }
     let address = bits(12, width - 1);
     let reserved = bits(width, 51) | if state.efer & EFER_NXE == 0 { EXECUTE_DISABLE } else { 0 };
@@ -129,18 +142,18 @@ fn find(memory: &mut impl PhysicalMemory, access: &Access<'_>) -> Result<Walk, P
         }
         let (root, reserved) = (pdpte & address, reserved | bits(52, 62));
         let structures = Structures { root, reserved, address, width, highest_large: 2, large_reserved: true };
-        return descend::<8, 9, 2, _>(memory, access, &structures);
+        return descend::<8, 9, 2>(memory, access, &structures);
     }
     let highest_large = if state.gigabyte_pages { 3 } else { 2 };
     let root = state.cr3 & address;
     let structures = Structures { root, reserved, address, width, highest_large, large_reserved: true };
-    descend::<8, 9, 4, _>(memory, access, &structures)
+    descend::<8, 9, 4>(memory, access, &structures)
 }
 
 /// Walks from level `TOP` (1 is the last) through structures with entries of `ENTRY_SIZE` bytes, each level consuming
 /// `INDEX_BITS` of the address.
-fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32, M: PhysicalMemory>(
-    memory: &mut M,
+fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32>(
+    memory: &mut impl PhysicalMemory,
     access: &Access<'_>,
     structures: &Structures,
 ) -> Result<Walk, PageFault> {
@@ -154,10 +167,11 @@ fn descend<const ENTRY_SIZE: u64, const INDEX_BITS: u32, const TOP: u32, M: Phys
         let shift = 12 + INDEX_BITS * (level - 1);
         let index = (linear >> shift) & bits(0, INDEX_BITS - 1);
         let address = GuestPhysical(table | (index * ENTRY_SIZE));
+        let place = memory.locate(address, linear, PhysicalAccess::Entry).ok_or(refused(linear))?;
         let entry = if ENTRY_SIZE == 4 {
-            u32::from_le_bytes(memory.read_entry(address)).into()
+            u32::from_le_bytes(memory.read_array(place)).into()
         } else {
-            u64::from_le_bytes(memory.read_entry(address))
+            u64::from_le_bytes(memory.read_array(place))
         };
         if entry & PRESENT == 0 {
             return Err(access.fault(0));

@@ -19,7 +19,7 @@ use vmcs::field::Field;
 use vmcs::instruction_error::InstructionError;
 
 use super::regions::World;
-use super::{Nested, exit, inherited, msr_lists, outer, pdptes, switch, vmcs13, with};
+use super::{Nested, activity, exit, inherited, msr_lists, outer, pdptes, switch, vmcs13, with};
 use crate::exit::information::Exit;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::guest_paging::is_canonical;
@@ -104,6 +104,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     vcpu.timer_changed();
     if pdptes::load_on_entry(vcpu, nested) {
         msr_lists::load_on_entry(vcpu, nested);
+        activity::look(vcpu, nested);
     }
     Ok(())
 }
@@ -114,6 +115,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
 fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
     let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
     if state & MOV_SS_BLOCKING != 0 && vcpu.platform.read(Field::GUEST_RIP) == vcpu.finished_at {
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state & !MOV_SS_BLOCKING);
         return state & !MOV_SS_BLOCKING;
     }
     state

@@ -10,7 +10,7 @@ use vmcs::event::{EventType, Injection, InterruptionInformation, Vector};
 use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 
-use super::{exit, with};
+use super::{exit, guarded, with};
 use crate::double_fault::{Combined, combine};
 use crate::exit::Action;
 use crate::exit::information::Exit;
@@ -66,6 +66,7 @@ pub fn raise<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, injection: In
         Some(decide(BasicExitReason::EXCEPTION_OR_NMI, vmcs23, &mut Raised(injection)).reflect)
     });
     if wanted.flatten() != Some(true) {
+        guarded::register_changes(vcpu);
         vcpu.enter_exception_state(vector, vcpu.raised);
         vcpu.inject(injection);
         return Action::Continue;

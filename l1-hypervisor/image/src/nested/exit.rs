@@ -1,5 +1,6 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
+use l1_protocol::end::EndReason;
 use shadow::ept::{Access, Fault, Outcome, PageModificationLog};
 use shadow::exit::{
     ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
@@ -14,7 +15,7 @@ use vmcs::instruction_information::{InstructionInformation, Operands};
 use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
-use super::{Nested, exception, msr_lists, owned, switch, with};
+use super::{Nested, exception, linked, msr_lists, owned, switch, with};
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -42,13 +43,27 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     });
     let action = match decided {
         Some(Some(action)) => action,
+        Some(None) | None if matches!(exit.reason.basic(), Reason::VMREAD | Reason::VMWRITE) => linked::handle(vcpu, exit),
         // L1's own handlers work on the VMCS that is current, which is L3's.
         Some(None) | None => dispatch::handle(vcpu, exit),
     };
     match action {
         Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+        Action::Stop(end) if end.reason == EndReason::UnhandledExit && was_delivering(vcpu, exit) => {
+            // Where nothing is all ones are read, and an IDT of these shuts the processor down.
+            let reason = Reason::TRIPLE_FAULT.0.into();
+            let information = ExitInformation { reason, ..ExitInformation::default() };
+            let rip = exit.rip;
+            with(vcpu, |vcpu, nested| leave(vcpu, nested, &information, rip));
+            Action::Reflect
+        }
         action => action,
     }
+}
+
+/// Whether an event was being delivered through memory that L1 would have to emulate.
+fn was_delivering<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> bool {
+    exit.reason.basic() == Reason::EPT_VIOLATION && exit.idt_vectoring(&mut vcpu.platform) >> 31 != 0
 }
 
 /// IRET has ended the blocking of NMIs, and then met the EPT violation that L3 never hears of: it is executed again, and must
@@ -126,7 +141,6 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
         }
         Reason::CONTROL_REGISTER_ACCESS => super::virtual_apic::handle(vcpu, nested, exit),
         Reason::VMFUNC => Some(super::vm_function::handle(vcpu, nested, exit)),
-        Reason::VMREAD | Reason::VMWRITE => Some(super::linked::handle(vcpu, nested, exit)),
         _ => None,
     }
 }

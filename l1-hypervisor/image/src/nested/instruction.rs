@@ -27,7 +27,12 @@ const EFER_LMA: u64 = 1 << 10;
 /// An instruction that L2 executed.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let reason = exit.reason.basic();
-    with(vcpu, |vcpu, nested| execute(vcpu, nested, exit, reason).unwrap_or_else(|fault| fault)).unwrap_or(Action::INVALID_OPCODE)
+    with(vcpu, |vcpu, nested| {
+        let action = execute(vcpu, nested, exit, reason).unwrap_or_else(|fault| fault);
+        shadowing::resume(vcpu, nested);
+        action
+    })
+    .unwrap_or(Action::INVALID_OPCODE)
 }
 
 /// Whether VMCALL is the instruction of VMX root operation, and not a call of a guest to L1.

@@ -45,7 +45,7 @@ pub fn offer<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Result<(), End> {
         let information = ExitInformation { reason: reason.0.into(), interruption, ..ExitInformation::default() };
         exit::leave(vcpu, nested, &information, rip);
     });
-    if let Some(end) = vcpu.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+    if let Some(end) = vcpu.nested.as_ref().and_then(|nested| nested.end()) {
         return Err(end);
     }
     if vcpu.devices.event_pending() {

@@ -10,18 +10,18 @@ use vmcs::field::Field;
 use vmcs::instruction_information::{Operands, RegisterOrMemory};
 
 use super::regions::World;
-use super::{Nested, l3_memory, operand, switch, vmcs13};
+use super::{Nested, operand, physical, switch, vmcs13, with};
 use crate::exit::Action;
 use crate::exit::information::Exit;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
 /// An instruction of L3 that goes to the shadow VMCS of L2.
-pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
-    serve(vcpu, nested, exit).unwrap_or_else(|fault| fault)
+pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
+    serve(vcpu, exit).unwrap_or_else(|fault| fault)
 }
 
-fn serve<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Result<Action, Action> {
+fn serve<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Result<Action, Action> {
     if vcpu.privilege_level() > 0 {
         return Err(Action::GENERAL_PROTECTION);
     }
@@ -31,11 +31,7 @@ fn serve<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
     };
     // Wider encodings are intercepted whatever the bitmaps say.
     let field = Field(vcpu.operand(field.number().into()) as u32);
-    let reply = if reason == Reason::VMREAD {
-        vmread(vcpu, nested, exit, field, value)?
-    } else {
-        vmwrite(vcpu, nested, exit, field, value)?
-    };
+    let reply = if reason == Reason::VMREAD { vmread(vcpu, exit, field, value)? } else { vmwrite(vcpu, exit, field, value)? };
     let rflags = vcpu.platform.read(Field::GUEST_RFLAGS) & !Reply::FLAGS | reply.flags();
     vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
     Ok(Action::Complete)
@@ -43,12 +39,11 @@ fn serve<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
 
 fn vmread<P: Platform>(
     vcpu: &mut Vcpu<'_, P>,
-    nested: &mut Nested,
     exit: &mut Exit,
     field: Field,
     destination: RegisterOrMemory,
 ) -> Result<Reply, Action> {
-    let read = with_operation(vcpu, nested, |operation, world| operation.linked_vmread(field, world));
+    let read = with_operation(vcpu, |operation, world| operation.linked_vmread(field, world)).unwrap_or(Err(Reply::FailInvalid));
     let read = match read {
         Ok(read) => read,
         Err(reply) => return Ok(reply),
@@ -62,7 +57,8 @@ fn vmread<P: Platform>(
             let bytes = read.to_le_bytes();
             let bytes = if wide { &bytes[..] } else { &bytes[..4] };
             let linear = operand::linear_address(vcpu, exit, &memory, bytes.len() as u64, true)?;
-            l3_memory::write(vcpu, nested, linear, bytes)?;
+            let paging = vcpu.paging_state();
+            physical::write(vcpu, &paging, linear, bytes)?;
         }
     }
     Ok(Reply::Succeed)
@@ -70,13 +66,13 @@ fn vmread<P: Platform>(
 
 fn vmwrite<P: Platform>(
     vcpu: &mut Vcpu<'_, P>,
-    nested: &mut Nested,
     exit: &mut Exit,
     field: Field,
     source: RegisterOrMemory,
 ) -> Result<Reply, Action> {
-    let has_link = nested.operation.current().is_some_and(|vmcs23| vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX);
-    if !has_link {
+    let has_link =
+        |nested: &mut Nested| nested.operation.current().is_some_and(|vmcs23| vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX);
+    if with(vcpu, |_, nested| has_link(nested)) != Some(true) {
         return Ok(Reply::FailInvalid);
     }
     let value = match source {
@@ -85,23 +81,25 @@ fn vmwrite<P: Platform>(
             let mut bytes = [0; 8];
             let length = if vcpu.is_64_bit_code() { 8 } else { 4 };
             let linear = operand::linear_address(vcpu, exit, &memory, length as u64, false)?;
-            l3_memory::read(vcpu, nested, linear, &mut bytes[..length])?;
+            let paging = vcpu.paging_state();
+            physical::read(vcpu, &paging, linear, &mut bytes[..length])?;
             u64::from_le_bytes(bytes)
         }
     };
-    Ok(with_operation(vcpu, nested, |operation, world| operation.linked_vmwrite(field, value, world)))
+    Ok(with_operation(vcpu, |operation, world| operation.linked_vmwrite(field, value, world)).unwrap_or(Reply::FailInvalid))
 }
 
 /// The state machine's work, after which vmcs13 is current again.
 fn with_operation<P: Platform, T>(
     vcpu: &mut Vcpu<'_, P>,
-    nested: &mut Nested,
     work: impl FnOnce(&mut shadow::operation::Operation, &mut World<'_, '_, P>) -> T,
-) -> T {
-    let mut world = World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut nested.regions };
-    let result = work(&mut nested.operation, &mut world);
-    if let Some(slot) = nested.running {
-        switch(vcpu, vmcs13(slot));
-    }
-    result
+) -> Option<T> {
+    with(vcpu, |vcpu, nested| {
+        let mut world = World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut nested.regions };
+        let result = work(&mut nested.operation, &mut world);
+        if let Some(slot) = nested.running {
+            switch(vcpu, vmcs13(slot));
+        }
+        result
+    })
 }

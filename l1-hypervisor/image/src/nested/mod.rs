@@ -6,6 +6,7 @@
 //!
 //! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
 
+mod activity;
 pub mod control_register;
 pub mod entry;
 mod exception;
@@ -14,14 +15,14 @@ pub mod field_access;
 pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
-mod l3_memory;
 mod linked;
 pub mod memory;
 pub mod msr_lists;
 pub mod operand;
 mod pdptes;
+pub mod physical;
 pub mod regions;
-mod shadowing;
+pub mod shadowing;
 mod virtual_apic;
 mod vm_function;
 
@@ -68,8 +69,8 @@ pub struct Nested {
     interruptibility12: u64,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
-    /// What an MSR area of an exit to L2 has led to.
-    abort: Option<msr_lists::Abort>,
+    /// The end of the run, if there is no going on.
+    end: Option<End>,
 }
 
 /// What of L1 goes into every vmcs13.
@@ -113,7 +114,7 @@ impl Nested {
             loaded: HostState::default(),
             interruptibility12: 0,
             free: free_fields(),
-            abort: None,
+            end: None,
         }
     }
 
@@ -132,10 +133,30 @@ impl Nested {
         assert_eq!(self.operation.vmptrld(region, &mut world), Reply::Succeed);
     }
 
-    /// The end of the run, after a VMX abort.
+    /// Hardware VMCS shadowing of the current VMCS, for tests.
+    #[cfg(test)]
+    pub(crate) fn turn_shadowing_on<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, hardware: regions::Hardware) {
+        use shadow::operation::Machine as _;
+        self.regions.hardware = Some(hardware);
+        let slot = self.operation.current_slot().unwrap_or(0);
+        let mut world = regions::World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut self.regions };
+        if let Some(vmcs23) = self.operation.current() {
+            world.activate(slot, vmcs23);
+        }
+    }
+
+    /// The end of the run, if L2 or L3 has got to where there is no going on.
     #[must_use]
-    pub fn msr_abort(&self) -> Option<End> {
-        self.abort.map(msr_lists::Abort::end)
+    pub const fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Ends the run before anything runs again. The first end counts.
+    #[cold]
+    fn end_run<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, end: End) {
+        self.end = self.end.or(Some(end));
+        // The next thing the loop does is to look at the devices, and before them at this.
+        vcpu.devices_changed();
     }
 
     /// When L2's VMX-preemption timer ends L3's run.

@@ -65,14 +65,14 @@ impl Abort {
 
 /// One list of the current vmcs23; `None` if it is empty.
 #[inline]
-fn list(nested: &mut Nested, address: Field, count: Field) -> Option<MsrList> {
+fn list<P>(vcpu: &Vcpu<'_, P>, nested: &mut Nested, address: Field, count: Field) -> Option<MsrList> {
+    const X2APIC_MODE: u64 = 1 << 10;
     let misc = nested.offered.misc();
     let list = |vmcs23: &mut Vmcs23| MsrList {
         address: vmcs23.get(address),
         count: vmcs23.get_u32(count),
         misc,
-        // L2 has no local APIC.
-        x2apic_mode: false,
+        x2apic_mode: vcpu.devices.local_apic_base() & X2APIC_MODE != 0,
     };
     nested.operation.current().map(list).filter(|list| list.count != 0)
 }
@@ -80,7 +80,7 @@ fn list(nested: &mut Nested, address: Field, count: Field) -> Option<MsrList> {
 /// The VM-entry MSR-load area. vmcs13 is current, and L3 is about to run; if an entry is bad L2 is current and sees a failed entry.
 #[inline]
 pub fn load_on_entry<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
-    if let Some(list) = list(nested, Field::VM_ENTRY_MSR_LOAD_ADDRESS, Field::VM_ENTRY_MSR_LOAD_COUNT) {
+    if let Some(list) = list(vcpu, nested, Field::VM_ENTRY_MSR_LOAD_ADDRESS, Field::VM_ENTRY_MSR_LOAD_COUNT) {
         load_for_l3(vcpu, nested, list);
     }
 }
@@ -94,6 +94,7 @@ fn load_for_l3<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, list: M
             vmcs23.record(field, vcpu.platform.read(field));
         }
         vmcs23.in_vmcs13 = vmcs23.in_vmcs13.difference(&LOADABLE);
+        vmcs23.registers_touched = true;
     }
     if let Err(bad) = list.load_on_entry(&mut Msrs { vcpu }) {
         exit::unwind(vcpu, nested);
@@ -105,7 +106,7 @@ fn load_for_l3<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, list: M
 /// The VM-exit MSR-store area. vmcs13 is current.
 #[inline]
 pub fn store_on_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
-    if let Some(list) = list(nested, Field::VM_EXIT_MSR_STORE_ADDRESS, Field::VM_EXIT_MSR_STORE_COUNT)
+    if let Some(list) = list(vcpu, nested, Field::VM_EXIT_MSR_STORE_ADDRESS, Field::VM_EXIT_MSR_STORE_COUNT)
         && list.store_on_exit(&mut Msrs { vcpu }).is_err()
     {
         abort(vcpu, nested, Abort::SavingGuestMsrs);
@@ -115,24 +116,23 @@ pub fn store_on_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
 /// The VM-exit MSR-load area. vmcs12 is current and holds the rest of L2's host state.
 #[inline]
 pub fn load_on_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
-    if let Some(list) = list(nested, Field::VM_EXIT_MSR_LOAD_ADDRESS, Field::VM_EXIT_MSR_LOAD_COUNT)
-        && list.load_on_exit(&mut Msrs { vcpu }).is_err()
-    {
-        abort(vcpu, nested, Abort::LoadingHostMsrs);
+    if let Some(list) = list(vcpu, nested, Field::VM_EXIT_MSR_LOAD_ADDRESS, Field::VM_EXIT_MSR_LOAD_COUNT) {
+        nested.host_is_loaded = false;
+        if list.load_on_exit(&mut Msrs { vcpu }).is_err() {
+            abort(vcpu, nested, Abort::LoadingHostMsrs);
+        }
     }
 }
 
 /// A VMX abort: the indicator goes into the VMCS region, and the run ends before anything runs again. The first one counts.
 #[cold]
 fn abort<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, abort: Abort) {
-    if nested.abort.is_none() {
+    if nested.end.is_none() {
         let region = nested.operation.current_pointer();
         let place = GuestPhysical(region.wrapping_add(Vmcs23::abort_indicator_offset() as u64));
         vcpu.memory.write(place, &(abort as u32).to_le_bytes());
-        nested.abort = Some(abort);
     }
-    // The next thing the loop does is to look at the devices, and before them at this.
-    vcpu.devices_changed();
+    nested.end_run(vcpu, abort.end());
 }
 
 /// The MSRs of the guest whose VMCS is current, and L2's memory.
@@ -144,7 +144,6 @@ impl<P: Platform> Msrs<'_, '_, P> {
     /// The field that holds an MSR which the processor loads and saves, while the guest reads and writes it without an exit.
     fn field(number: u32) -> Option<Field> {
         match number {
-            msr::IA32_SYSENTER_CS => Some(Field::GUEST_IA32_SYSENTER_CS),
             FS_BASE => Some(Field::GUEST_FS_BASE),
             GS_BASE => Some(Field::GUEST_GS_BASE),
             _ => None,

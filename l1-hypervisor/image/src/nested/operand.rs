@@ -9,10 +9,11 @@ use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, MemoryOperand, Operands};
 
+use super::physical;
 use crate::exit::Action;
 use crate::exit::information::Exit;
 use crate::exit::segment::{Offsets, STACK};
-use crate::guest_paging::{is_canonical, read_linear, write_linear};
+use crate::guest_paging::is_canonical;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
@@ -98,10 +99,8 @@ pub fn read<const N: usize, P: Platform>(
     let linear = linear_address(vcpu, exit, operand, N as u64, false)?;
     let paging = vcpu.paging_state();
     let mut bytes = [0; N];
-    match read_linear(&mut vcpu.memory, &paging, linear, &mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(fault) => Err(vcpu.page_fault(fault)),
-    }
+    physical::read(vcpu, &paging, linear, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes a memory operand.
@@ -111,5 +110,5 @@ pub fn read<const N: usize, P: Platform>(
 pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, operand: &MemoryOperand, bytes: &[u8]) -> Result<(), Action> {
     let linear = linear_address(vcpu, exit, operand, bytes.len() as u64, true)?;
     let paging = vcpu.paging_state();
-    write_linear(&mut vcpu.memory, &paging, linear, bytes).map_err(|fault| vcpu.page_fault(fault))
+    physical::write(vcpu, &paging, linear, bytes)
 }

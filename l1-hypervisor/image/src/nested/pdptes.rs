@@ -31,7 +31,7 @@ pub fn load_on_entry<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) -
     let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
     let pae = vmcs23.get(Field::GUEST_CR0) & CR0_PG != 0 && vmcs23.get(Field::GUEST_CR4) & CR4_PAE != 0 && !long_mode;
     let cr3 = vmcs23.get(Field::GUEST_CR3);
-    if !pae || load_pdptes(vcpu, cr3) {
+    if !pae || load_pdptes(vcpu, cr3).is_ok() {
         return true;
     }
     exit::unwind(vcpu, nested);

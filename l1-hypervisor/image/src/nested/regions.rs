@@ -42,13 +42,15 @@ pub struct Regions {
 #[derive(Debug)]
 pub struct Hardware {
     served: Served,
+    /// Whether the control is off for one instruction (see `shadowing::suspend`).
+    pub(super) suspended: bool,
 }
 
 impl Hardware {
     /// Before any shadow VMCS was written.
     #[must_use]
     pub const fn new(served: Served) -> Self {
-        Self { served }
+        Self { served, suspended: false }
     }
 
     /// Copies to the shadow VMCS, which is current afterwards.

@@ -12,7 +12,7 @@ use super::machine::{Machine, START, TestVcpu};
 use crate::exit::information::Exit;
 use crate::exit::{Action, End, dispatch};
 use crate::guest_memory::GuestPhysical;
-use crate::nested::regions::MergedBitmap;
+use crate::nested::regions::{Hardware, MergedBitmap};
 use crate::nested::{self, Constants, Nested};
 use crate::platform::Region;
 use crate::vmcs12::{HostState, PAT_AFTER_RESET};
@@ -116,6 +116,11 @@ impl TestVcpu<'_> {
     fn turn_vmx_on(&mut self, vmxon_region: u64, region: u64) {
         self.set_vmx_operation(true);
         nested::with(self, |vcpu, nested| nested.turn_on(vcpu, vmxon_region, region)).expect("there is VMX");
+    }
+
+    /// Lets the processor answer VMREAD and VMWRITE.
+    pub(crate) fn switch_hardware_shadowing_on(&mut self, hardware: Hardware) {
+        nested::with(self, |vcpu, nested| nested.turn_shadowing_on(vcpu, hardware)).expect("there is VMX");
     }
 
     /// VMWRITEs of L2.

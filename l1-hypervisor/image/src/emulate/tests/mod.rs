@@ -10,6 +10,7 @@ mod strings;
 
 use super::*;
 use crate::context::register::{RAX, RCX, RDI, RDX, RSI};
+use crate::guest_memory::GuestMemory;
 use crate::guest_memory::GuestPhysical;
 use std::vec::Vec;
 use std::{format, vec};

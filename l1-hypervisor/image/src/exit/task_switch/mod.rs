@@ -255,7 +255,7 @@ fn load_page_tables<P: Platform>(vcpu: &mut Vcpu<'_, P>, state: &TaskState) -> b
     if vcpu.platform.read(Field::GUEST_CR0) & CR0_PG == 0 {
         return true;
     }
-    if vcpu.platform.read(Field::GUEST_CR4) & CR4_PAE != 0 && !load_pdptes(vcpu, cr3) {
+    if vcpu.platform.read(Field::GUEST_CR4) & CR4_PAE != 0 && load_pdptes(vcpu, cr3).is_err() {
         return false;
     }
     vcpu.platform.write(Field::GUEST_CR3, cr3);

@@ -88,3 +88,44 @@ fn an_event_whose_delivery_ends_in_an_exit_to_l2_is_handed_over() {
     assert_eq!(vcpu.vmcs23().get(Field::IDT_VECTORING_ERROR_CODE), 6);
     assert_eq!(vcpu.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) >> 31, 0, "nothing is injected into L2");
 }
+
+/// SDM 3C 27.3.1 "Saving Control Registers, Debug Registers, and MSRs" and 27.5.1: what L3 writes is saved if L2 asks for it, and
+/// L2 goes on with it where the exit loads nothing else.
+#[test]
+fn registers_that_l3_writes_are_saved_or_stay_for_l2() {
+    use crate::context::register::{RAX, RCX, RDX};
+    use crate::platform::Region;
+    use crate::vmcs12::PAT_AFTER_RESET;
+    use vmcs::controls::{PrimaryExit, PrimaryProcessorBased as Primary};
+    use vmcs::msr;
+
+    const PAT: u64 = 0x0606_0606;
+    for saved in [false, true] {
+        let mut machine = Machine::hypervisor();
+        let mut vcpu = machine.guest_hypervisor();
+        let primary = vcpu.vmcs23().get(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS);
+        let exit = vcpu.vmcs23().get(Field::PRIMARY_VM_EXIT_CONTROLS);
+        let save = PrimaryExit::SAVE_IA32_PAT | PrimaryExit::SAVE_DEBUG_CONTROLS;
+        let save = u64::from(save.bits());
+        vcpu.vmwrites(&[
+            (Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, primary | u64::from(Primary::USE_MSR_BITMAPS.bits())),
+            (Field::MSR_BITMAP, 0x3_0000),
+            (Field::PRIMARY_VM_EXIT_CONTROLS, if saved { exit | save } else { exit & !save }),
+            (Field::GUEST_IA32_PAT, PAT_AFTER_RESET),
+        ]);
+        vcpu.enter_l3(Reason::VMLAUNCH).expect("L3 runs");
+        for (index, value) in [(msr::IA32_PAT, PAT), (msr::IA32_DEBUGCTL, 2)] {
+            let wrmsr = Scripted::new(Reason::WRMSR).register(RCX, index.into()).register(RAX, value).register(RDX, 0).length(2);
+            assert_eq!(vcpu.nested_step(&wrmsr), Ok(Action::Complete));
+        }
+        vcpu.nested_step(&Scripted::new(Reason::CPUID).length(2)).expect("the run goes on");
+        assert_eq!(vcpu.get(Field::GUEST_IA32_PAT), PAT, "no exit control loads another");
+        assert_eq!(vcpu.get(Field::GUEST_IA32_DEBUGCTL), 0, "an exit always clears it");
+        for (field, value) in [(Field::GUEST_IA32_PAT, PAT), (Field::GUEST_IA32_DEBUGCTL, 2)] {
+            assert_eq!(vcpu.vmcs23().in_vmcs13.contains(field), saved, "{field}");
+            let vmcs13 = vcpu.platform.others.get(&Region::Vmcs13(0)).expect("L3 ran");
+            assert_eq!(vmcs13.get(field), value);
+        }
+        assert_eq!(vcpu.vmcs23().get(Field::GUEST_IA32_PAT), PAT_AFTER_RESET, "it is fetched when L2 asks for it");
+    }
+}
