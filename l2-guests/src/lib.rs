@@ -40,6 +40,7 @@ pub mod cpuid;
 pub mod exception;
 pub mod exit;
 pub mod idt;
+pub mod local_apic;
 pub mod long_mode;
 #[cfg(bare_metal)]
 mod memory;

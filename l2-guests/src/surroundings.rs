@@ -31,13 +31,17 @@ pub(crate) fn open() {
     }
 }
 
-/// Sends a frame.
+/// Sends a frame. Out of the way of the path that guests take under L1.
+#[cold]
+#[inline(never)]
 pub(crate) fn send(kind: FrameKind, payload: &[u8]) {
     port::write_string(BOCHS_DEBUG_CONSOLE, &header(kind, payload.len()));
     port::write_string(BOCHS_DEBUG_CONSOLE, payload);
 }
 
 /// Sends the last frame, for what a guest would have written to the debug exit device, and ends Bochs.
+#[cold]
+#[inline(never)]
 pub(crate) fn end(value: u32) {
     let reason = if debug_exit_succeeded(value) { EndReason::GuestSuccess } else { EndReason::GuestFailure };
     let report = EndReport { reason: reason as u32, value: value.into(), ..EndReport::default() };

@@ -20,6 +20,9 @@
 
 #[cfg(test)]
 extern crate std;
+// Under its own name, as the fuzz targets use the same files.
+#[cfg(test)]
+extern crate self as shadow;
 
 pub mod bitmap;
 pub mod capability;
@@ -36,3 +39,6 @@ pub mod tpr_shadow;
 pub mod tsc;
 pub mod vm_function;
 pub mod vmcs23;
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ mod linked;
 
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
-use vmcs::field::{Field, Kind};
+use vmcs::field::{Field, Kind, Width};
 use vmcs::instruction_error::InstructionError;
 
 use crate::capability::VMCS_REVISION_IDENTIFIER;
@@ -29,7 +29,7 @@ pub trait Machine {
     /// Brings the canonical copy up to date with what vmcs13 holds of L3's state.
     fn pull(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot has become current: its shadow VMCS may be linked.
-    fn activate(&mut self, slot: usize, vmcs23: &Vmcs23);
+    fn activate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot is no longer current: what its shadow VMCS holds is brought home, and nothing stays linked.
     fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot is given up: vmcs13 and shadow VMCS are VMCLEARed.
@@ -70,6 +70,18 @@ struct Slot {
     vmcs23: Vmcs23,
 }
 
+fn existing_rows(offered: &Capabilities) -> [u8; Field::SLOTS] {
+    let mut rows = [0; Field::SLOTS];
+    for field in FieldSet::existing(offered).iter() {
+        if let (Some(slot), Some(row)) = (field.table_slot(), field.row())
+            && let Some(entry) = rows.get_mut(slot)
+        {
+            *entry = row as u8 + 1;
+        }
+    }
+    rows
+}
+
 /// The VMX state of a virtual processor.
 #[derive(Debug)]
 pub struct Operation {
@@ -81,8 +93,8 @@ pub struct Operation {
     physical_address_width: u32,
     /// Whether VMPTRLD takes a shadow VMCS, which is the case if "VMCS shadowing" is offered.
     shadow_vmcs: bool,
-    /// The fields that L2's processor has.
-    fields: FieldSet,
+    /// For each slot of an encoding the row of the field plus one; 0 where L2's processor has no field.
+    rows: [u8; Field::SLOTS],
 }
 
 impl Operation {
@@ -96,7 +108,7 @@ impl Operation {
             clock: 0,
             physical_address_width,
             shadow_vmcs: offered.supports_secondary(SecondaryProcessorBased::VMCS_SHADOWING),
-            fields: FieldSet::existing(offered),
+            rows: existing_rows(offered),
         }
     }
 
@@ -215,7 +227,8 @@ impl Operation {
         if let Some(Some(entry)) = self.slots.get_mut(slot) {
             entry.last_use = self.clock;
             entry.vmcs23.is_shadow = identifier & SHADOW_INDICATOR != 0;
-            machine.activate(slot, &entry.vmcs23);
+            entry.vmcs23.unsent = FieldSet::ALL;
+            machine.activate(slot, &mut entry.vmcs23);
             self.current = Some(slot);
         }
         Reply::Succeed
@@ -262,36 +275,60 @@ impl Operation {
         machine.write(entry.address.wrapping_add(from as u64), &region[from..]);
     }
 
+    /// The current VMCS and the row of a field that L2's processor has; `None` if there is no such VMCS or field.
+    #[inline(always)]
+    pub fn find_field(&mut self, field: Field) -> Option<(&mut Vmcs23, usize)> {
+        if field.is_high() && field.width() != Width::Bits64 {
+            return None;
+        }
+        let row = usize::from(*self.rows.get(field.table_slot()?)?).checked_sub(1)?;
+        Some((self.current()?, row))
+    }
+
+    /// Whether L2's processor has the field.
+    fn exists(&self, field: Field) -> bool {
+        let valid = !field.is_high() || field.width() == Width::Bits64;
+        valid && field.table_slot().and_then(|slot| self.rows.get(slot)).is_some_and(|row| *row != 0)
+    }
+
+    /// The same: what VMREAD and VMWRITE begin with.
+    ///
+    /// # Errors
+    /// The [`Reply`] that says why not.
+    pub fn access(&mut self, field: Field) -> Result<(&mut Vmcs23, usize), Reply> {
+        if self.find_field(field).is_none() {
+            return Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT));
+        }
+        self.find_field(field).ok_or(Reply::FailInvalid)
+    }
+
     /// VMREAD of `field`. The value is as in 64-bit mode.
     ///
     /// # Errors
     /// The [`Reply`] that says why not.
-    #[inline]
+    #[inline(always)]
     pub fn vmread(&mut self, field: Field) -> Result<u64, Reply> {
-        let exists = self.fields.contains(field);
-        let Some(vmcs23) = self.current() else { return Err(Reply::FailInvalid) };
-        if !exists {
-            return Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT));
-        }
-        Ok(vmcs23.get(field))
+        let (vmcs23, row) = self.access(field)?;
+        let value = vmcs23.row(row);
+        Ok(if field.is_high() { value >> 32 } else { value })
     }
 
     /// VMWRITE. Read-only fields can be written: `IA32_VMX_MISC[29]` is offered.
     #[inline]
     pub fn vmwrite(&mut self, field: Field, value: u64) -> Reply {
-        let exists = self.fields.contains(field);
-        let Some(vmcs23) = self.current() else { return Reply::FailInvalid };
-        if !exists {
-            return self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT);
-        }
-        if field.kind() == Kind::ReadOnly {
-            vmcs23.record(field, value);
-        } else {
-            vmcs23.write(field, value);
+        match self.access(field) {
+            Ok((vmcs23, _)) if field.kind() == Kind::ReadOnly => vmcs23.record(field, value),
+            Ok((vmcs23, _)) => vmcs23.write(field, value),
+            Err(reply) => return reply,
         }
         Reply::Succeed
     }
 }
 
+#[cfg(test)]
+use crate::tests::haswell;
+
+#[cfg(test)]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -73,8 +73,8 @@ struct Copied {
 pub struct Served {
     read_write: [Copied; FIELDS.len()],
     read_write_count: usize,
-    read_only: [Copied; FIELDS.len()],
-    read_only_count: usize,
+    read_only: FieldSet,
+    readable: FieldSet,
 }
 
 impl Served {
@@ -86,8 +86,8 @@ impl Served {
         let mut served = Self {
             read_write: [nothing; FIELDS.len()],
             read_write_count: 0,
-            read_only: [nothing; FIELDS.len()],
-            read_only_count: 0,
+            read_only: FieldSet::EMPTY,
+            readable: FieldSet::EMPTY,
         };
         // L1 itself has to write read-only fields of the shadow VMCS.
         let writes_read_only = real.misc().vmwrite_any_field();
@@ -103,9 +103,10 @@ impl Served {
             if written {
                 served.read_write[served.read_write_count] = copied(field);
                 served.read_write_count += 1;
+                served.readable.insert(field);
             } else if read && (field.kind() != Kind::ReadOnly || writes_read_only) {
-                served.read_only[served.read_only_count] = copied(field);
-                served.read_only_count += 1;
+                served.read_only.insert(field);
+                served.readable.insert(field);
             }
         }
         served
@@ -113,10 +114,6 @@ impl Served {
 
     fn read_write(&self) -> &[Copied] {
         self.read_write.get(..self.read_write_count).unwrap_or_default()
-    }
-
-    fn read_only(&self) -> &[Copied] {
-        self.read_only.get(..self.read_only_count).unwrap_or_default()
     }
 
     /// Fills the VMREAD bitmap and the VMWRITE bitmap: 1 = exit (SDM 3C 24.6.15 "VMCS Shadowing Bitmap Addresses").
@@ -135,19 +132,15 @@ impl Served {
             open(vmread, copied.field);
             open(vmwrite, copied.field);
         }
-        for copied in self.read_only() {
-            open(vmread, copied.field);
+        for field in self.read_only.iter() {
+            open(vmread, field);
         }
     }
 
     /// The fields that L2 reads without an exit.
     #[must_use]
-    pub fn readable(&self) -> FieldSet {
-        let mut set = FieldSet::EMPTY;
-        for copied in self.read_write().iter().chain(self.read_only()) {
-            set.insert(copied.field);
-        }
-        set
+    pub const fn readable(&self) -> &FieldSet {
+        &self.readable
     }
 }
 
@@ -155,68 +148,36 @@ fn copied(field: Field) -> Copied {
     Copied { field, row: field.row().unwrap_or(0) as u8 }
 }
 
-/// What a shadow VMCS holds.
-#[derive(Debug, Clone)]
-pub struct Shadow {
-    values: [u64; FIELDS.len()],
-    /// Whether `values` is what the shadow VMCS holds; not so before the first copy.
-    known: bool,
-}
-
-impl Shadow {
-    /// A shadow VMCS that may hold anything.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { values: [0; FIELDS.len()], known: false }
-    }
-
-    /// Forgets what it holds: it belongs to another vmcs23 from now on.
-    pub const fn forget(&mut self) {
-        self.known = false;
-    }
-
-    /// Copies what has changed in vmcs23 to the shadow VMCS, which is current; says how many fields that were.
+impl Served {
+    /// Copies what has changed in vmcs23 to its shadow VMCS, which is current; says how many fields that were. Everything
+    /// counts as changed when vmcs23 has just become active.
     #[inline]
-    pub fn send(&mut self, served: &Served, vmcs23: &Vmcs23, shadow_vmcs: &mut impl VmcsAccess) -> u32 {
+    pub fn send(&self, vmcs23: &mut Vmcs23, shadow_vmcs: &mut impl VmcsAccess) -> u32 {
         let mut count = 0;
-        for list in [served.read_write(), served.read_only()] {
-            for copied in list {
-                let value = vmcs23.row(copied.row.into());
-                if let Some(held) = self.values.get_mut(usize::from(copied.row))
-                    && (*held != value || !self.known)
-                {
-                    *held = value;
-                    shadow_vmcs.write(copied.field, value);
-                    count += 1;
-                }
+        let changed = vmcs23.unsent.intersection(&self.readable);
+        changed.for_each_row(|row| {
+            if let Some(information) = FIELDS.get(row) {
+                shadow_vmcs.write(information.field, vmcs23.row(row));
+                count += 1;
             }
-        }
-        self.known = true;
+        });
+        vmcs23.unsent = FieldSet::EMPTY;
         count
     }
 
-    /// Copies what L2 has written to the shadow VMCS, which is current, to vmcs23; says how many fields had changed.
-    ///
+    /// Copies what L2 has written to the shadow VMCS, which is current, to vmcs23; says how many fields had changed. Since
+    /// the last copy the other way the two can differ by L2's writes only.
     #[inline]
-    pub fn fetch(&mut self, served: &Served, vmcs23: &mut Vmcs23, shadow_vmcs: &mut impl VmcsAccess) -> u32 {
+    pub fn fetch(&self, vmcs23: &mut Vmcs23, shadow_vmcs: &mut impl VmcsAccess) -> u32 {
         let mut count = 0;
-        for copied in served.read_write() {
+        for copied in self.read_write() {
             let value = shadow_vmcs.read(copied.field);
-            if let Some(held) = self.values.get_mut(usize::from(copied.row))
-                && *held != value
-            {
-                *held = value;
+            if vmcs23.row(copied.row.into()) != value {
                 vmcs23.write_row(copied.row.into(), value);
                 count += 1;
             }
         }
         count
-    }
-}
-
-impl Default for Shadow {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

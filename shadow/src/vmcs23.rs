@@ -11,6 +11,7 @@ use vmcs::field::{FIELDS, Field};
 use vmcs::software::SoftwareVmcs;
 
 use crate::field_set::FieldSet;
+use crate::merge::Inherited;
 
 /// Bytes of a VMCS region.
 pub const REGION_SIZE: usize = 4096;
@@ -36,6 +37,12 @@ pub struct Vmcs23 {
     pub changed: FieldSet,
     /// Fields that have changed since the last entry check that found nothing.
     pub unchecked: FieldSet,
+    /// Fields that have changed since they were last copied to the shadow VMCS.
+    pub unsent: FieldSet,
+    /// Whether L3 may have changed a register that is loaded at VM entry and not saved at VM exit.
+    pub registers_touched: bool,
+    /// What L3 got from L2 at the last entry.
+    pub inherited: Inherited,
     /// Guest-state fields whose newest value is in vmcs13 and has not been asked for yet.
     pub in_vmcs13: FieldSet,
 }
@@ -50,6 +57,9 @@ impl Vmcs23 {
             is_shadow: false,
             changed: FieldSet::ALL,
             unchecked: FieldSet::ALL,
+            unsent: FieldSet::ALL,
+            registers_touched: true,
+            inherited: Inherited { efer: 0, pat: 0, debugctl: 0, dr7: 0 },
             in_vmcs13: FieldSet::EMPTY,
         }
     }
@@ -63,6 +73,8 @@ impl Vmcs23 {
         self.launched = word(region, LAUNCH_STATE) != 0;
         self.changed = FieldSet::ALL;
         self.unchecked = FieldSet::ALL;
+        self.unsent = FieldSet::ALL;
+        self.registers_touched = true;
         self.in_vmcs13 = FieldSet::EMPTY;
     }
 
@@ -99,7 +111,18 @@ impl Vmcs23 {
         if old != self.fields.row(row) || self.in_vmcs13.contains_row(row) {
             self.changed.insert_row(row);
             self.unchecked.insert_row(row);
+            self.unsent.insert_row(row);
             self.in_vmcs13.remove_row(row);
+        }
+    }
+
+    /// The same for a field that is known to be in this row, and no upper half.
+    #[inline(always)]
+    pub fn write_known(&mut self, row: usize, field: Field, value: u64) {
+        let value = value & field.width().mask();
+        if self.fields.row(row) != value || self.in_vmcs13.contains_row(row) {
+            self.unsent.insert_row(row);
+            self.write_row(row, value);
         }
     }
 
@@ -122,7 +145,12 @@ impl Vmcs23 {
     /// What a VM exit leaves in a field: vmcs13 has the same value, or the field does not go there.
     #[inline(always)]
     pub fn record(&mut self, field: Field, value: u64) {
-        self.fields.set(field, value);
+        if let Some(row) = field.row()
+            && self.fields.row(row) != value
+        {
+            self.fields.set(field, value);
+            self.unsent.insert_row(row);
+        }
     }
 
     /// Offset in the region and size of a field's value, for a shadow VMCS that stays in the guest's memory.

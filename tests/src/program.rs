@@ -63,6 +63,14 @@ pub fn failing_entry() -> Result<&'static Path, ProgramError> {
     find("kvm-failing-entry")
 }
 
+/// The program that runs small guests on KVM.
+///
+/// # Errors
+/// [`ProgramError`].
+pub fn kvm_guests() -> Result<&'static Path, ProgramError> {
+    find("kvm-guests")
+}
+
 fn find(name: &'static str) -> Result<&'static Path, ProgramError> {
     static PROGRAMS: OnceLock<Result<BTreeMap<String, PathBuf>, ProgramError>> = OnceLock::new();
     let programs = PROGRAMS.get_or_init(build).as_ref().map_err(Clone::clone)?;

@@ -49,10 +49,10 @@ const HIDDEN: &[Hidden] = &[
     hidden(1, 0, Register::Ecx, bit(6)),
     // Enhanced SpeedStep, TM2, SDBG, xTPR, PDCM: their MSRs are not given.
     hidden(1, 0, Register::Ecx, bit(7) | bit(8) | bit(11) | bit(14) | bit(15)),
-    // DCA, x2APIC, TSC-deadline: no APIC.
-    hidden(1, 0, Register::Ecx, bit(18) | bit(21) | bit(24)),
-    // MCE and MCA, APIC, MTRR: their MSRs are not given.
-    hidden(1, 0, Register::Edx, bit(7) | bit(9) | bit(12) | bit(14)),
+    // DCA: there are no devices that could use it.
+    hidden(1, 0, Register::Ecx, bit(18)),
+    // MCE and MCA, MTRR: their MSRs are not given.
+    hidden(1, 0, Register::Edx, bit(7) | bit(12) | bit(14)),
     // PSN, DS, ACPI (thermal MSRs), HTT, TM, PBE.
     hidden(1, 0, Register::Edx, bit(18) | bit(21) | bit(22) | bit(28) | bit(29) | bit(31)),
     // Digital temperature sensor, HWP and the like: all of leaf 6.
@@ -81,6 +81,11 @@ const HIDDEN: &[Hidden] = &[
     hidden(0xd, 1, Register::Edx, !0),
     // Address bits for MPX and CET states in the XCR0 map are hidden by `USABLE_EXTENDED_STATE`.
 ];
+
+/// Features of L1's own devices, shown whatever the machine has: x2APIC and TSC-deadline timer, local APIC (which
+/// `exit::cpuid` takes away while it is disabled), and that its timer runs in every C-state (ARAT).
+const LOCAL_APIC: [(u32, Register, u32); 3] =
+    [(1, Register::Ecx, bit(21) | bit(24)), (1, Register::Edx, bit(9)), (6, Register::Eax, bit(2))];
 
 /// State components that XCR0 may enable: x87, SSE, AVX, AVX-512 (three), PKRU. SDM 1 13.1 "XSAVE-Supported Features
 /// and State-Component Bitmaps".
@@ -211,8 +216,7 @@ impl Features {
         match leaf {
             0 => answer.eax = self.basic_leaves,
             1 | 6 | 7 | 0xa | 0xd => self.hide(&mut answer, leaf, subleaf, cr4),
-            // Topology by x2APIC identifiers: one processor, no APIC.
-            0xb => answer = CpuidResult { ecx: subleaf & 0xff, ..CpuidResult::default() },
+            0xb => answer = topology(subleaf),
             0x8000_0000 => answer.eax = self.extended_leaves,
             0x8000_0001 if !self.rdtscp => answer.edx &= !bit(27),
             _ => {}
@@ -231,6 +235,9 @@ impl Features {
         }
         for row in HIDDEN.iter().filter(|row| row.leaf == leaf && row.subleaf == subleaf) {
             *select_mut(answer, row.register) &= !row.bits;
+        }
+        for &(_, register, bits) in LOCAL_APIC.iter().filter(|row| row.0 == leaf) {
+            *select_mut(answer, register) |= bits;
         }
         match (leaf, subleaf) {
             (1, _) => {
@@ -262,6 +269,17 @@ impl Features {
         let avx_512_incomplete = value & AVX_512 != 0 && value & (AVX_512 | AVX | SSE) != AVX_512 | AVX | SSE;
         value & !self.extended_control == 0 && value & X87 != 0 && !avx_without_sse && !avx_512_incomplete
     }
+}
+
+/// Topology by x2APIC identifiers: one thread in one core, whose identifier, in EDX, is 0 (SDM 2A "CPUID", leaf 0BH).
+fn topology(subleaf: u32) -> CpuidResult {
+    // The kind of level, in ECX 15:8, and how many processors it has.
+    let (kind, processors) = match subleaf {
+        0 => (1, 1),
+        1 => (2, 1),
+        _ => (0, 0),
+    };
+    CpuidResult { ebx: processors, ecx: subleaf & 0xff | kind << 8, ..CpuidResult::default() }
 }
 
 fn hypervisor_leaf(leaf: u32) -> CpuidResult {

@@ -62,6 +62,11 @@ pub trait Platform: VmcsAccess {
     fn debug_register(&mut self, number: DebugRegister) -> u64;
     /// Writes DR0 to DR3 or DR6.
     fn set_debug_register(&mut self, number: DebugRegister, value: u64);
+    /// RDMSR of an MSR that L1 leaves to the guest in the processor (see [`crate::exit::msr::PASSED_THROUGH`]) and that the
+    /// processor has.
+    fn passed_through_msr(&mut self, number: u32) -> u64;
+    /// WRMSR of such an MSR, with a value that it takes.
+    fn set_passed_through_msr(&mut self, number: u32, value: u64);
     /// IA32_TSC_AUX, which L1 leaves to the guest.
     fn tsc_auxiliary(&mut self) -> u64;
     /// Forgets the translations of the guest's linear addresses that the processor holds.

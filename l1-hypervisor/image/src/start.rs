@@ -365,9 +365,9 @@ fn prepare_nested(
         served.fill(vmread, vmwrite);
         vcpu.platform.write(Field::VMREAD_BITMAP, FIELD_BITMAPS.address(0));
         vcpu.platform.write(Field::VMWRITE_BITMAP, FIELD_BITMAPS.address(1));
-        Hardware::new(served, vcpu.controls.secondary)
+        Hardware::new(served)
     });
-    Box::new(Nested::new(offered, width, composition, bitmap, constants, hardware))
+    Box::new(Nested::new(offered, width, composition, bitmap, constants, hardware, vcpu.controls))
 }
 
 /// L2's memory, as L1 maps it.

@@ -13,7 +13,8 @@ use l1_protocol::end::EndReason;
 use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
-    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, external_interrupt_allowed, reinjection,
+    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, Vector, external_interrupt_allowed,
+    may_inject, reinjection,
 };
 use vmcs::field::Field;
 
@@ -23,12 +24,13 @@ use crate::context::register::RSP;
 use crate::cpuid::Features;
 use crate::device::{Configuration, Console, Devices};
 use crate::emulate::Bitness;
+use crate::exit::debug_register::DR7_GENERAL_DETECT;
 use crate::exit::information::Exit;
 use crate::exit::{Action, End, EndText};
 use crate::guest_memory::GuestMemory;
-use crate::guest_paging::PagingState;
+use crate::guest_paging::{PageFault, PagingState};
 use crate::nested::{self, Nested};
-use crate::platform::Platform;
+use crate::platform::{DebugRegister, Platform};
 use crate::vmcs12::{CR0_HOST_OWNED, Controls};
 
 /// How often L1 looks at least whether the host wants something, in parts of a second.
@@ -74,14 +76,18 @@ pub struct Vcpu<'m, P> {
     pub capabilities: Capabilities,
     /// The controls of vmcs12 as they are now.
     pub controls: Controls,
-    /// CR8, which has no effect without a local APIC.
-    pub task_priority: u8,
     /// VMX for L2, if L2 is shown VMX.
     pub nested: Option<Box<Nested>>,
     /// Whether L3 runs: vmcs13 is current, and not vmcs12.
     pub runs_l3: bool,
     /// What is added to the time-stamp counter for L2.
     pub tsc_offset: u64,
+    /// Whether vmcs12 has yet to hear of it, because L3 has written the time-stamp counter.
+    pub tsc_offset_is_stale: bool,
+    /// The address of a page fault, or the DR6 bits of a debug exception, that a handler has raised for L3.
+    pub(crate) raised: u64,
+    /// RIP behind the last instruction that L1 has done for a guest.
+    pub(crate) finished_at: u64,
     /// Whether the guest is in VMX operation; [`Self::set_vmx_operation`] changes it.
     vmx_operation: bool,
     clock: Clock,
@@ -126,10 +132,12 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             timer_rate: capabilities.misc().preemption_timer_rate(),
             capabilities,
             controls,
-            task_priority: 0,
             nested: None,
             runs_l3: false,
             tsc_offset,
+            tsc_offset_is_stale: false,
+            raised: 0,
+            finished_at: u64::MAX,
             vmx_operation: false,
             clock: Clock::new(start, information.tsc_frequency),
             next_injection: None,
@@ -179,6 +187,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         self.clock.nanoseconds(counter)
     }
 
+    /// WRMSR of IA32_TIME_STAMP_COUNTER. It sets the counter itself, as L2 reads it: what L2 adds for L3 stays between the two
+    /// also if it is L3 that writes (SDM 3C 25.3 "Changes to Instruction Behavior in VMX Non-Root Operation").
+    #[cold]
+    pub fn set_time_stamp_counter(&mut self, value: u64) {
+        let offset = value.wrapping_sub(self.platform.time_stamp_counter());
+        let change = offset.wrapping_sub(self.tsc_offset);
+        self.tsc_offset = offset;
+        self.tsc_offset_is_stale |= self.runs_l3;
+        let current = self.platform.read(Field::TSC_OFFSET);
+        self.platform.write(Field::TSC_OFFSET, current.wrapping_add(change));
+    }
+
     /// The VMX-preemption timer of the current VMCS no longer says when the guest's run must end.
     pub fn timer_changed(&mut self) {
         self.timer_is_stale = true;
@@ -188,6 +208,17 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     pub fn seen_cr4(&mut self) -> u64 {
         let mask = self.platform.read(Field::CR4_GUEST_HOST_MASK);
         self.platform.read(Field::GUEST_CR4) & !mask | self.platform.read(Field::CR4_READ_SHADOW) & mask
+    }
+
+    /// When the guest's time-stamp counter shows `value`, not a tick too early: 0 if it is past that. `None`: that is
+    /// beyond the lifetime of the machine, more than 2^53 ticks ahead.
+    pub fn time_of_guest_counter(&mut self, value: u64) -> Option<u64> {
+        let counter = self.platform.time_stamp_counter();
+        match value.saturating_sub(counter.wrapping_add(self.tsc_offset)) {
+            0 => Some(0),
+            ticks if ticks > 1 << 53 => None,
+            ticks => Some(self.clock.nanoseconds(counter + ticks - 1) + 1),
+        }
     }
 
     /// A device was touched: its next deadline may have changed.
@@ -270,11 +301,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// when it comes, and it saves a VMREAD at every exit.
     #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
+        let rflags = self.platform.read(Field::GUEST_RFLAGS);
+        self.finish_with(old, new, rflags);
+    }
+
+    /// The same, for a handler that knows RFLAGS.
+    #[inline(always)]
+    pub fn finish_with(&mut self, old: u64, new: u64, rflags: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
-        let rflags = self.platform.read(Field::GUEST_RFLAGS);
-        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
+        self.finished_at = new;
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.event_pending() {
             self.finish_with_flags(rflags);
         }
     }
@@ -335,6 +373,19 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             let length =
                 if information.event_type().has_instruction_length() { exit.instruction_length(&mut self.platform) } else { 0 };
             self.next_injection = reinjection(information, error_code, length);
+            if information.event_type() == EventType::NMI {
+                self.unblock_nmi();
+            }
+        }
+    }
+
+    /// An NMI of L2's for L3 is delivered again: its first delivery has blocked NMIs, and VM entry injects none then (SDM 3C
+    /// 26.3.1.5 "Checks on Guest Non-Register State").
+    fn unblock_nmi(&mut self) {
+        let old = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+        let new = old - Interruptibility::BLOCKING_BY_NMI;
+        if new != old {
+            self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, new.bits().into());
         }
     }
 
@@ -352,17 +403,56 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         Ok(())
     }
 
+    /// #PF that an exit leads to. For L3 CR2 is set only when it is delivered: L2 may want it as an exit.
+    pub fn page_fault(&mut self, fault: PageFault) -> Action {
+        self.raise(Vector::PF, Some(fault.error_code), fault.address)
+    }
+
+    /// #DB that an exit leads to, with the bits it sets in DR6.
+    pub fn debug_exception(&mut self, bits: u64) -> Action {
+        self.raise(Vector::DB, None, bits)
+    }
+
+    fn raise(&mut self, vector: u8, error_code: Option<u32>, qualification: u64) -> Action {
+        if self.runs_l3 {
+            self.raised = qualification;
+        } else {
+            self.enter_exception_state(vector, qualification);
+        }
+        Action::exception(vector, error_code)
+    }
+
+    /// What #PF and #DB do to registers when they are delivered, and not when they are VM exits (SDM 3C 27.1 "Architectural
+    /// State Before a VM Exit").
+    pub(crate) fn enter_exception_state(&mut self, vector: u8, qualification: u64) {
+        match vector {
+            Vector::PF => self.platform.set_cr2(qualification),
+            Vector::DB => {
+                let dr6 = self.platform.debug_register(DebugRegister::Dr6);
+                self.platform.set_debug_register(DebugRegister::Dr6, dr6 | qualification);
+                let dr7 = self.platform.read(Field::GUEST_DR7);
+                self.platform.write(Field::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
+            }
+            _ => {}
+        }
+    }
+
+    /// Delivers this at the next entry.
+    pub(crate) const fn inject(&mut self, injection: Injection) {
+        self.next_injection = Some(injection);
+    }
+
     /// The guest can take interrupts now: no more exits for that.
     pub fn close_interrupt_window(&mut self) {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::INTERRUPT_WINDOW_EXITING);
     }
 
-    /// The guest can take NMIs now. L1 never asks for this exit, as L2 has no source of NMIs.
+    /// The guest can take NMIs now: no more exits for that.
     pub fn close_nmi_window(&mut self) {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::NMI_WINDOW_EXITING);
     }
 
-    fn set_primary(&mut self, controls: PrimaryProcessorBased) {
+    pub(crate) fn set_primary(&mut self, controls: PrimaryProcessorBased) {
         if controls != self.controls.primary {
             self.controls.primary = controls;
             self.platform.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
@@ -381,11 +471,11 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         } else if self.timer_is_stale {
             self.arm_timer(counter);
         }
-        if self.devices.interrupt_pending() {
+        if self.devices.event_pending() {
             if self.runs_l3 {
-                nested::interrupt::offer(self);
+                nested::interrupt::offer(self)?;
             } else {
-                self.offer_interrupt();
+                self.offer_event();
             }
         }
         self.has_injected = self.next_injection.is_some();
@@ -398,6 +488,9 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// Runs timers and looks at the host, then sets the preemption timer for the next time this is due.
     #[cold]
     fn service(&mut self, counter: u64) -> Result<(), End> {
+        if let Some(end) = self.nested.as_ref().and_then(|nested| nested.msr_abort()) {
+            return Err(end);
+        }
         let now = self.clock.nanoseconds(counter);
         self.devices.advance(now);
         let polls = if self.input_flows { INPUT_POLLS_PER_SECOND } else { HOST_POLLS_PER_SECOND };
@@ -453,12 +546,25 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
     }
 
-    /// Injects the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
+    /// Injects the NMI or the interrupt that the devices ask for, or asks for an exit as soon as the guest can take it.
     #[inline(never)]
-    pub(crate) fn offer_interrupt(&mut self) {
+    pub(crate) fn offer_event(&mut self) {
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
         let interruptibility = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
         let activity = ActivityState(self.platform.read(Field::GUEST_ACTIVITY_STATE) as u32);
+        if self.devices.nmi_pending() {
+            if self.next_injection.is_none()
+                && may_inject(InterruptionInformation::nmi(), rflags, interruptibility, activity, true).is_ok()
+            {
+                self.devices.take_nmi();
+                self.next_injection = Some(Injection::new(InterruptionInformation::nmi(), None));
+            } else {
+                self.set_primary(self.controls.primary | PrimaryProcessorBased::NMI_WINDOW_EXITING);
+            }
+        }
+        if !self.devices.interrupt_pending() {
+            return;
+        }
         if self.next_injection.is_none() && external_interrupt_allowed(rflags, interruptibility, activity).is_ok() {
             let vector = self.devices.acknowledge_interrupt();
             self.deadline_is_stale = true;
@@ -482,7 +588,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if information.has_error_code() && self.platform.read(Field::GUEST_CR0) & 1 == 0 {
             information = InterruptionInformation(information.0 & !InterruptionInformation::ERROR_CODE_VALID);
         }
-        debug_assert!(information.event_type() != EventType::NMI, "L2 has no source of NMIs");
         self.platform.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information.0.into());
     }
 

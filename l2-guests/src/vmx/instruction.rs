@@ -5,6 +5,7 @@
 //! once written, decides what the next VM entry and exit do with it.
 #![expect(unsafe_code, reason = "VMX instructions have no other form than assembly")]
 
+use core::arch::asm;
 use core::fmt;
 
 use vmcs::field::Field;
@@ -49,19 +50,13 @@ pub fn answer(attempted: Result<(), Exception>, carry: u8, zero: u8) -> Answer {
 
 /// The VM-instruction error field, or all ones if it cannot be read.
 fn error_of_current_vmcs() -> u64 {
-    let (value, _) = {
-        let (mut value, failed): (u64, u8);
-        // SAFETY: reads a field; only ever done after VMfailValid, in VMX operation with a current VMCS.
-        unsafe {
-            core::arch::asm!("vmread {value}, {field}", "setbe {failed}", value = out(reg) value,
-                 field = in(reg) u64::from(Field::VM_INSTRUCTION_ERROR.0), failed = out(reg_byte) failed, options(nomem, nostack));
-        }
-        if failed != 0 {
-            value = u64::MAX;
-        }
-        (value, failed)
-    };
-    value
+    let (value, failed): (u64, u8);
+    // SAFETY: reads a field; only ever done after VMfailValid, in VMX operation with a current VMCS.
+    unsafe {
+        asm!("vmread {value}, {field}", "setbe {failed}", value = out(reg) value,
+             field = in(reg) u64::from(Field::VM_INSTRUCTION_ERROR.0), failed = out(reg_byte) failed, options(nomem, nostack));
+    }
+    if failed == 0 { value } else { u64::MAX }
 }
 
 /// Runs instructions of which the last is a VMX instruction and yields an [`Answer`]: templates as for `asm!`, then a

@@ -31,7 +31,7 @@ fn insert(field: Field, stored: u64, value: u64) -> u64 {
 impl Operation {
     /// The address of the linked VMCS, once the field is known to exist.
     fn linked(&mut self, field: Field) -> Result<u64, Reply> {
-        let exists = self.fields.contains(field);
+        let exists = self.exists(field);
         let Some(vmcs23) = self.current() else { return Err(Reply::FailInvalid) };
         let link = vmcs23.get(Field::VMCS_LINK_POINTER);
         if link == u64::MAX {
@@ -122,7 +122,7 @@ mod tests {
             }
         }
         fn pull(&mut self, _slot: usize, _vmcs23: &mut Vmcs23) {}
-        fn activate(&mut self, _slot: usize, _vmcs23: &Vmcs23) {}
+        fn activate(&mut self, _slot: usize, _vmcs23: &mut Vmcs23) {}
         fn deactivate(&mut self, _slot: usize, _vmcs23: &mut Vmcs23) {}
         fn release(&mut self, _slot: usize) {}
     }

@@ -107,6 +107,9 @@ const RESERVED: u32 = 0xffff_9000;
 /// Indices below this have a slot in [`ROWS`]. The largest in use is 0x29, and `rows` does not compile if a row goes beyond it.
 const INDICES: usize = 64;
 
+/// Bits that no encoding in the table has: the reserved ones and those of an index beyond [`ROWS`].
+const NEVER: u32 = RESERVED | (0x3ff & !(2 * INDICES as u32 - 1));
+
 /// For (width, kind, index) the row of [`FIELDS`] plus one, or zero.
 static ROWS: [u8; 16 * INDICES] = rows();
 
@@ -172,17 +175,27 @@ impl Field {
     }
 
     /// The slot in [`ROWS`] that belongs to a valid encoding; always within bounds.
+    #[inline(always)]
     const fn slot(self) -> usize {
         let group = ((self.0 >> 13) & 3) << 2 | ((self.0 >> 10) & 3);
         group as usize * INDICES + self.index() as usize % INDICES
     }
 
+    /// A number below [`Self::SLOTS`] for an encoding that the table may have: no two fields share one, both halves of a field
+    /// do. For tables of one's own that are looked up fast.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_slot(self) -> Option<usize> {
+        if self.0 & NEVER == 0 { Some(self.slot()) } else { None }
+    }
+
+    /// How many slots there are.
+    pub const SLOTS: usize = 16 * INDICES;
+
     /// The number of this field's row in [`FIELDS`]; the upper half of a field has the row of the field.
     #[must_use]
     #[inline]
     pub const fn row(self) -> Option<usize> {
-        /// Bits that no encoding in the table has: the reserved ones and those of an index beyond [`ROWS`].
-        const NEVER: u32 = RESERVED | (0x3ff & !(2 * INDICES as u32 - 1));
         let has_halves = matches!(self.width(), Width::Bits64);
         if self.0 & NEVER != 0 || (self.is_high() && !has_halves) {
             return None;

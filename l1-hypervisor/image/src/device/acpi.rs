@@ -1,7 +1,9 @@
 //! The ACPI tables of a guest: enough for an operating system to find what it cannot probe, to switch off and to
 //! reset.
 //!
-//! There is no MADT: the guest has no APIC, and an operating system that finds none uses the 8259 pair.
+//! The MADT names one processor, the I/O APIC and the 8259 pair. Without the I/O APIC it would be of no use: Linux takes
+//! a MADT with local APICs as a promise of symmetric I/O mode and masks LINT0, and without one it leaves the local APIC's
+//! timer alone.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -15,8 +17,8 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use super::interrupt_lines::{SERIAL, SYSTEM_CONTROL};
-use super::{power, reset_control, rtc, uart16550};
+use super::interrupt_lines::{SERIAL, SYSTEM_CONTROL, TIMER};
+use super::{io_apic, local_apic, power, reset_control, rtc, uart16550};
 
 /// Alignment of the FACS (ACPI 6.5, 5.2.10), and so the one the address of the tables must have.
 pub const ALIGNMENT: u32 = 64;
@@ -27,6 +29,8 @@ const OEM_REVISION: u32 = 1;
 /// Of the DSDT: from 2 on, integers have 64 bits.
 const DSDT_REVISION: u8 = 2;
 const TABLE_HEADER_SIZE: u32 = 36;
+/// Of the MADT, ACPI 6.5.
+const MADT_REVISION: u8 = 6;
 
 /// IAPC_BOOT_ARCH (ACPI 6.5, 5.2.9.3). Bit 1, that there is an 8042, is clear.
 mod boot_architecture {
@@ -49,15 +53,18 @@ pub fn tables(address: u32) -> Vec<u8> {
     let facs = address + (Rsdp::len() as u32).next_multiple_of(ALIGNMENT);
     let fadt = facs + FACS::len() as u32;
     let xsdt = fadt + (FADT::len() as u32).next_multiple_of(ALIGNMENT);
-    let dsdt = xsdt + ALIGNMENT;
+    let madt = xsdt + ALIGNMENT;
+    let dsdt = madt + 2 * ALIGNMENT;
 
     let mut index = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     index.add_entry(u64::from(fadt));
-    let parts: [(u32, &dyn Aml); 5] = [
+    index.add_entry(u64::from(madt));
+    let parts: [(u32, &dyn Aml); 6] = [
         (address, &Rsdp::new(OEM, u64::from(xsdt))),
         (facs, &FACS::new()),
         (fadt, &fixed_description(facs, dsdt)),
         (xsdt, &index),
+        (madt, &multiple_apic_description()),
         (dsdt, &differentiated_description()),
     ];
     for (start, table) in parts {
@@ -98,6 +105,32 @@ fn fixed_description(facs: u32, dsdt: u32) -> FADT {
     fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(reset_control::PORT));
     fadt.reset_value = reset_control::HARD_RESET;
     fadt.finalize()
+}
+
+/// MADT (ACPI 6.5, 5.2.12): every structure begins with its type and length.
+fn multiple_apic_description() -> Sdt {
+    /// MADT flags: there is an 8259 pair.
+    const PCAT_COMPAT: u32 = 1;
+    /// Processor local APIC: processor 0, identifier 0, flags "enabled".
+    const PROCESSOR: [u8; 8] = [0, 8, 0, 0, 1, 0, 0, 0];
+    /// Interrupt source override: ISA, its line, global system interrupt, polarity and trigger mode of the bus.
+    const TIMER_OVERRIDE: [u8; 10] = [2, 10, 0, TIMER, io_apic::TIMER_PIN, 0, 0, 0, 0, 0];
+    /// The same for the system control interrupt: active high, level-triggered.
+    const SYSTEM_CONTROL_OVERRIDE: [u8; 10] = [2, 10, 0, SYSTEM_CONTROL, SYSTEM_CONTROL, 0, 0, 0, 0b1101, 0];
+    /// Local APIC NMI: all processors, polarity and trigger mode of the bus, LINT1.
+    const NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
+    let mut table = Sdt::new(*b"APIC", TABLE_HEADER_SIZE, MADT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    table.append_slice(&(local_apic::DEFAULT_ADDRESS as u32).to_le_bytes());
+    table.append_slice(&PCAT_COMPAT.to_le_bytes());
+    table.append_slice(&PROCESSOR);
+    // I/O APIC: identifier 0, reserved, address, its first global system interrupt.
+    table.append_slice(&[1, 12, 0, 0]);
+    table.append_slice(&(io_apic::ADDRESS as u32).to_le_bytes());
+    table.append_slice(&[0; 4]);
+    for bytes in [&TIMER_OVERRIDE[..], &SYSTEM_CONTROL_OVERRIDE, &NMI] {
+        table.append_slice(bytes);
+    }
+    table
 }
 
 fn differentiated_description() -> Sdt {
@@ -165,7 +198,17 @@ mod tests {
         assert_eq!(sum(rsdp), 0);
         assert_eq!(rsdp[15], 2, "revision");
         let xsdt = memory.u32(ADDRESS + 24);
-        assert_eq!(memory.table(xsdt, b"XSDT").len(), 36 + 8, "one table");
+        assert_eq!(memory.table(xsdt, b"XSDT").len(), 36 + 16, "two tables");
+        let madt = memory.table(memory.u32(xsdt + 44), b"APIC");
+        assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 1, 0, 0, 0], "address of the local APIC, PCAT_COMPAT");
+        let mut types = Vec::new();
+        let mut rest = &madt[44..];
+        while let [kind, length, ..] = *rest {
+            types.push(kind);
+            rest = &rest[usize::from(length)..];
+        }
+        assert_eq!(types, [0, 1, 2, 2, 4], "processor, I/O APIC, two overrides, NMI");
+        assert_eq!(madt[56..60], [0, 0, 0xc0, 0xfe], "address of the I/O APIC");
         let fadt = memory.u32(xsdt + 36);
         assert_eq!(memory.table(fadt, b"FACP").len(), 276, "revision 6");
         let (facs, dsdt) = (memory.u32(fadt + 36), memory.u32(fadt + 40));

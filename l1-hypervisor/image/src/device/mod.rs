@@ -1,4 +1,5 @@
-//! The devices an L2 guest sees: those of a PC without APIC, PCI, disk and screen.
+//! The devices an L2 guest sees: those of a PC with one processor and its APICs, without PCI, disk and
+//! screen.
 //!
 //! What always holds:
 //! - a device is a state machine over integers: it reads no clock, touches no hardware, allocates nothing and knows
@@ -17,7 +18,9 @@ pub mod debug_exit;
 pub mod devices;
 pub mod frequency;
 pub mod interrupt_lines;
+pub mod io_apic;
 pub mod keyboard_controller;
+pub mod local_apic;
 pub mod pic8259;
 pub mod pit8254;
 pub mod power;

@@ -9,7 +9,7 @@
 use core::ops::RangeInclusive;
 
 use super::bus::{Nanoseconds, Outputs, PortDevice};
-use super::interrupt_lines::{InterruptLines, SYSTEM_CONTROL};
+use super::interrupt_lines::{InterruptLines, LineChanges, SYSTEM_CONTROL};
 
 mod controller;
 
@@ -58,16 +58,13 @@ impl Pic8259 {
     }
 
     /// Takes what happened on the lines. To be called after anything that may have changed them.
-    pub fn take_lines(&mut self, lines: &mut InterruptLines) {
-        if lines.changed() {
-            let changes = lines.take();
-            let [level_first, level_second] = changes.level.to_le_bytes();
-            let [edges_first, edges_second] = changes.edges.to_le_bytes();
-            let [withdrawn_first, withdrawn_second] = changes.withdrawn.to_le_bytes();
-            self.first.take_lines(level_first, edges_first, withdrawn_first);
-            self.second.take_lines(level_second, edges_second, withdrawn_second);
-            self.settle();
-        }
+    pub fn take_lines(&mut self, changes: LineChanges) {
+        let [level_first, level_second] = changes.level.to_le_bytes();
+        let [edges_first, edges_second] = changes.edges.to_le_bytes();
+        let [withdrawn_first, withdrawn_second] = changes.withdrawn.to_le_bytes();
+        self.first.take_lines(level_first, edges_first, withdrawn_first);
+        self.second.take_lines(level_second, edges_second, withdrawn_second);
+        self.settle();
     }
 
     /// Whether the pair asks the processor for an interrupt.

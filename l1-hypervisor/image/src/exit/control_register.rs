@@ -7,6 +7,7 @@ use vmcs::field::Field;
 use super::Action;
 use super::information::Exit;
 use crate::guest_memory::GuestPhysical;
+use crate::nested;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{
@@ -52,7 +53,8 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             if value > 15 {
                 return Action::GENERAL_PROTECTION;
             }
-            vcpu.task_priority = value as u8;
+            vcpu.devices.set_task_priority_class(value as u8);
+            vcpu.devices_changed();
             Action::Complete
         }
         (3, 1) => {
@@ -61,7 +63,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
             Action::Complete
         }
         (8, 1) => {
-            let value = vcpu.task_priority.into();
+            let value = vcpu.devices.task_priority_class().into();
             vcpu.set_general(general, value);
             Action::Complete
         }
@@ -81,12 +83,14 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     }
 }
 
-fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let old = vcpu.seen_cr0();
+fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, wanted: u64) -> Action {
+    let kept = nested::control_register::cr0(vcpu);
+    let old = kept.real(vcpu.seen_cr0());
+    let value = kept.real(wanted);
     let cr4 = vcpu.platform.read(Field::GUEST_CR4);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     // Reserved bits among 31:0 are ignored, those above raise #GP (SDM 3A 2.5).
-    let invalid = value >> 32 != 0
+    let invalid = wanted >> 32 != 0
         || value & CR0_PG != 0 && value & CR0_PE == 0
         || value & CR0_NW != 0 && value & CR0_CD == 0
         || value & CR0_PG == 0 && cr4 & CR4_PCIDE != 0
@@ -95,7 +99,7 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     let value = value & CR0_DEFINED | CR0_ET;
-    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value) {
+    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value | kept.free) {
         return Action::GENERAL_PROTECTION;
     }
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
@@ -118,7 +122,7 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         set_long_mode_active(vcpu, efer, false);
     }
     vcpu.platform.write(Field::GUEST_CR0, real_cr0(&vcpu.capabilities, value));
-    vcpu.platform.write(Field::CR0_READ_SHADOW, value);
+    vcpu.platform.write(Field::CR0_READ_SHADOW, kept.seen(value));
     if (value ^ old) & (CR0_PG | CR0_PE | CR0_WP) != 0 {
         vcpu.platform.invalidate_translations();
     }
@@ -153,9 +157,10 @@ fn write_cr3<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
     Action::Complete
 }
 
-fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let mask = vcpu.platform.read(Field::CR4_GUEST_HOST_MASK);
-    let old = vcpu.platform.read(Field::GUEST_CR4) & !mask | vcpu.platform.read(Field::CR4_READ_SHADOW) & mask;
+fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, wanted: u64) -> Action {
+    let kept = nested::control_register::cr4(vcpu);
+    let old = kept.real(vcpu.seen_cr4());
+    let value = kept.real(wanted);
     let cr0 = vcpu.platform.read(Field::GUEST_CR0);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     let cr3 = vcpu.platform.read(Field::GUEST_CR3);
@@ -174,7 +179,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     vcpu.platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, value));
-    vcpu.platform.write(Field::CR4_READ_SHADOW, value);
+    vcpu.platform.write(Field::CR4_READ_SHADOW, kept.seen(value));
     if (value ^ old) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP | CR4_PCIDE) != 0 {
         vcpu.platform.invalidate_translations();
     }
@@ -183,7 +188,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
 
 /// Loads the PDPTE registers from the table at `cr3`; false if an entry that is present has reserved bits set
 /// (SDM 3A 4.4.1 "PDPTE Registers").
-pub(super) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
+pub(crate) fn load_pdptes<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr3: u64) -> bool {
     const FIELDS: [Field; 4] = [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3];
     const RESERVED_LOW: u64 = 0b1_1110_0110;
     let above = !0 << vcpu.features.physical_address_width;

@@ -1,6 +1,5 @@
 //! MOV from and to debug registers, where the user asked for these exits: the guest keeps them in the processor.
 
-use vmcs::event::Vector;
 use vmcs::field::Field;
 
 use super::Action;
@@ -16,7 +15,7 @@ const DR6_WRITABLE: u64 = 0xe00f;
 const DR7_FIXED: u64 = 0x400;
 const DR7_WRITABLE: u64 = 0xffff_23ff;
 /// General detect: an access to a debug register raises #DB. Every #DB clears it for its handler.
-pub(super) const DR7_GENERAL_DETECT: u64 = 1 << 13;
+pub(crate) const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// DR6.BD: that is what happened.
 const DR6_ACCESS_DETECTED: u64 = 1 << 13;
 
@@ -41,10 +40,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     }
     let dr7 = vcpu.platform.read(Field::GUEST_DR7);
     if dr7 & DR7_GENERAL_DETECT != 0 {
-        let dr6 = vcpu.platform.debug_register(DebugRegister::Dr6);
-        vcpu.platform.set_debug_register(DebugRegister::Dr6, dr6 | DR6_ACCESS_DETECTED);
-        vcpu.platform.write(Field::GUEST_DR7, dr7 & !DR7_GENERAL_DETECT);
-        return Action::exception(Vector::DB, None);
+        return vcpu.debug_exception(DR6_ACCESS_DETECTED);
     }
     let register = match number {
         0 => Some(DebugRegister::Dr0),

@@ -16,6 +16,19 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     if exit.reason.0 == u32::from(Reason::CPUID.0) { cpuid::handle(vcpu) } else { handle_other(vcpu, exit) }
 }
 
+/// Handles an exit of L2 that changes nothing but registers, so that L2 can go on without a look at timers and devices;
+/// says whether it was one.
+#[inline(always)]
+pub fn handle_shortly<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> bool {
+    const VMREAD: u32 = Reason::VMREAD.0 as u32;
+    const VMWRITE: u32 = Reason::VMWRITE.0 as u32;
+    match exit.reason.0 {
+        VMREAD => nested::field_access::read(vcpu, exit),
+        VMWRITE => nested::field_access::write(vcpu, exit),
+        _ => false,
+    }
+}
+
 #[inline(never)]
 fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     if exit.reason.is_entry_failure() {
@@ -34,7 +47,10 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
             vcpu.close_nmi_window();
             Action::Resume
         }
-        Reason::TASK_SWITCH => task_switch::handle(vcpu, exit),
+        Reason::TASK_SWITCH => {
+            nested::guarded::register_changes(vcpu);
+            task_switch::handle(vcpu, exit)
+        }
         Reason::HLT => halt::handle(vcpu, exit),
         // INVD would throw away what the guest (and L1) wrote: it is WBINVD here, as in every hypervisor.
         Reason::INVD | Reason::WBINVD_OR_WBNOINVD => {
@@ -66,8 +82,17 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
         Reason::VMFUNC | Reason::GETSEC => Action::INVALID_OPCODE,
         // MONITOR and MWAIT are not shown either.
         Reason::MONITOR | Reason::MWAIT => Action::INVALID_OPCODE,
-        Reason::CONTROL_REGISTER_ACCESS => control_register::handle(vcpu, exit),
+        Reason::CONTROL_REGISTER_ACCESS => {
+            nested::guarded::register_changes(vcpu);
+            control_register::handle(vcpu, exit)
+        }
+        Reason::MOV_DR if nested::guarded::register_changes(vcpu) => Action::Resume,
         Reason::MOV_DR => debug_register::handle(vcpu, exit),
+        // L1 asks for these exits only where it guards what an exit of L3 has loaded.
+        Reason::ACCESS_TO_GDTR_OR_IDTR | Reason::ACCESS_TO_LDTR_OR_TR if vcpu.nested.is_some() => {
+            nested::guarded::register_changes(vcpu);
+            Action::Resume
+        }
         Reason::IO_INSTRUCTION => io::handle(vcpu, exit),
         Reason::RDMSR => msr::handle_read(vcpu),
         Reason::WRMSR => msr::handle_write(vcpu),

@@ -9,6 +9,7 @@ use vmcs::field::Field;
 
 use super::Action;
 use super::information::Exit;
+use crate::nested::interrupt;
 use crate::platform::Platform;
 use crate::vcpu::{PENDING_SINGLE_STEP, Vcpu};
 
@@ -22,11 +23,12 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let can_take_interrupts = vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_IF != 0;
     // A single-step trap follows HLT at once, with interrupts off as well.
     let is_trapped = vcpu.platform.read(Field::GUEST_PENDING_DEBUG_EXCEPTIONS) & PENDING_SINGLE_STEP != 0;
-    if is_trapped || can_take_interrupts && vcpu.devices.interrupt_pending() {
+    if is_trapped || can_take_interrupts && vcpu.devices.interrupt_pending() || vcpu.devices.nmi_pending() {
         return Action::Continue;
     }
-    let can_be_woken = can_take_interrupts && (vcpu.devices.next_deadline().is_some() || vcpu.devices.wants_input());
-    if !can_be_woken {
+    let listens = can_take_interrupts || vcpu.devices.interrupts_as_nmi();
+    let can_be_woken = listens && (vcpu.devices.next_deadline().is_some() || vcpu.devices.wants_input());
+    if !can_be_woken && !interrupt::can_end_halt(vcpu) {
         let text = if can_take_interrupts {
             "halted, and no device can interrupt: all lines are masked or idle"
         } else {

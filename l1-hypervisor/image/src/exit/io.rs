@@ -163,8 +163,7 @@ fn string<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: Access, 
             match moved {
                 Ok(()) => done += 1,
                 Err(fault) => {
-                    vcpu.platform.set_cr2(fault.address);
-                    action = Action::exception(Vector::PF, Some(fault.error_code));
+                    action = vcpu.page_fault(fault);
                     break;
                 }
             }

@@ -1,5 +1,5 @@
-//! EPT violations: the guest touched an address without RAM. Nothing is there in this machine, so reads give all ones
-//! and writes are lost; the instruction is emulated for that.
+//! EPT violations: the guest touched an address without RAM. The instruction is emulated: the local APIC has a page,
+//! and elsewhere reads give all ones and writes are lost.
 
 use l1_protocol::end::EndReason;
 use vmcs::event::Vector;
@@ -7,7 +7,9 @@ use vmcs::field::Field;
 
 use super::information::Exit;
 use super::{Action, End, EndText};
-use crate::emulate::{self, EmulationError, InstructionState, Outcome, Unclaimed};
+use crate::device::{Devices, Nanoseconds};
+use crate::emulate::{self, EmulationError, InstructionState, MmioBus, Outcome};
+use crate::guest_memory::GuestPhysical;
 use crate::guest_paging::{AccessKind, check};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
@@ -18,6 +20,23 @@ mod qualification {
     pub const FETCH: u64 = 1 << 2;
     pub const LINEAR_ADDRESS_VALID: u64 = 1 << 7;
     pub const TRANSLATED: u64 = 1 << 8;
+}
+
+/// The guest's devices, as an instruction finds them in its physical memory.
+struct DeviceMemory<'a> {
+    devices: &'a mut Devices,
+    now: Nanoseconds,
+    changed: bool,
+}
+
+impl MmioBus for DeviceMemory<'_> {
+    fn read(&mut self, address: GuestPhysical, size: usize) -> u64 {
+        self.devices.read_memory(address.0, size, self.now)
+    }
+
+    fn write(&mut self, address: GuestPhysical, size: usize, value: u64) {
+        self.changed |= self.devices.write_memory(address.0, size, value, self.now);
+    }
 }
 
 /// An EPT violation.
@@ -53,10 +72,7 @@ fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit
     let address = vcpu.platform.read(Field::GUEST_LINEAR_ADDRESS);
     let paging = vcpu.paging_state();
     match check(&mut vcpu.memory, &paging, address, kind) {
-        Err(fault) => {
-            vcpu.platform.set_cr2(fault.address);
-            Action::exception(Vector::PF, Some(fault.error_code))
-        }
+        Err(fault) => vcpu.page_fault(fault),
         Ok(_) if kind == AccessKind::Execute => Action::INVALID_OPCODE,
         Ok(_) => emulate(vcpu, exit),
     }
@@ -77,6 +93,7 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
     let old_rflags = vcpu.platform.read(Field::GUEST_RFLAGS);
     let old_rsp = vcpu.platform.read(Field::GUEST_RSP);
     let (mut rflags, mut rsp) = (old_rflags, old_rsp);
+    let now = vcpu.now();
     let mut state = InstructionState {
         general: &mut vcpu.context.general,
         rsp: &mut rsp,
@@ -85,7 +102,11 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
         segment_bases,
         mode,
     };
-    let outcome = emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut Unclaimed);
+    let mut bus = DeviceMemory { devices: &mut vcpu.devices, now, changed: false };
+    let outcome = emulate::emulate(&mut state, &mut vcpu.memory, &paging, &mut bus);
+    if bus.changed {
+        vcpu.devices_changed();
+    }
     if rflags != old_rflags {
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
     }
@@ -98,10 +119,7 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
             Action::Continue
         }
         Ok(Outcome::Repeat) => Action::Continue,
-        Err(EmulationError::PageFault(fault)) => {
-            vcpu.platform.set_cr2(fault.address);
-            Action::exception(Vector::PF, Some(fault.error_code))
-        }
+        Err(EmulationError::PageFault(fault)) => vcpu.page_fault(fault),
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,

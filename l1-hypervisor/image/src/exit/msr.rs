@@ -10,7 +10,9 @@ use vmcs::msr;
 
 use super::Action;
 use crate::context::register::{RAX, RCX, RDX};
+use crate::device::local_apic::{FIRST_MSR, LAST_MSR, Refused};
 use crate::fitness::feature_control;
+use crate::nested::guarded;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
@@ -32,25 +34,42 @@ enum Emulation {
     FeatureControl,
     /// A capability MSR: what the guest is offered, if it has VMX and if that MSR follows from the others; read-only.
     Capability,
+    /// IA32_APIC_BASE.
+    LocalApicBase,
+    /// IA32_TSC_DEADLINE.
+    TscDeadline,
+    /// A register of the local APIC in x2APIC mode.
+    LocalApicRegister,
 }
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
 /// or has its own value in the host-state area. Reads and writes go to the processor.
-pub const PASSED_THROUGH: &[u32] =
-    &[msr::IA32_SYSENTER_CS, STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
+pub const PASSED_THROUGH: &[u32] = &[STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
 
 /// MSRs that the guest reads from the processor but writes through L1. The two of SYSENTER because KVM below would
 /// make an address canonical instead of raising #GP (docs/deviations.md); kernels write them once for each processor.
-pub const READ_THROUGH: &[u32] =
-    &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
+pub const READ_THROUGH: &[u32] = &[
+    msr::IA32_TIME_STAMP_COUNTER,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+    msr::IA32_PAT,
+    msr::IA32_EFER,
+];
 
 const STAR: u32 = x86::msr::IA32_STAR;
-const LSTAR: u32 = x86::msr::IA32_LSTAR;
-const CSTAR: u32 = x86::msr::IA32_CSTAR;
-const SYSCALL_MASK: u32 = x86::msr::IA32_FMASK;
-const FS_BASE: u32 = x86::msr::IA32_FS_BASE;
-const GS_BASE: u32 = x86::msr::IA32_GS_BASE;
-const KERNEL_GS_BASE: u32 = x86::msr::IA32_KERNEL_GSBASE;
+/// IA32_LSTAR.
+pub const LSTAR: u32 = x86::msr::IA32_LSTAR;
+/// IA32_CSTAR.
+pub const CSTAR: u32 = x86::msr::IA32_CSTAR;
+/// IA32_FMASK.
+pub const SYSCALL_MASK: u32 = x86::msr::IA32_FMASK;
+/// IA32_FS_BASE.
+pub const FS_BASE: u32 = x86::msr::IA32_FS_BASE;
+/// IA32_GS_BASE.
+pub const GS_BASE: u32 = x86::msr::IA32_GS_BASE;
+/// IA32_KERNEL_GS_BASE.
+pub const KERNEL_GS_BASE: u32 = x86::msr::IA32_KERNEL_GSBASE;
 /// IA32_TSC_AUX.
 pub const TSC_AUX: u32 = x86::msr::IA32_TSC_AUX;
 
@@ -64,24 +83,35 @@ const EFER_LMA: u64 = 1 << 10;
 const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_TIME_STAMP_COUNTER, Emulation::TimeStampCounter),
     (PLATFORM_ID, Emulation::Constant(0)),
+    (msr::IA32_APIC_BASE, Emulation::LocalApicBase),
     (msr::IA32_FEATURE_CONTROL, Emulation::FeatureControl),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
+    (msr::IA32_SYSENTER_CS, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_CS, accepts: is_anything }),
     (msr::IA32_SYSENTER_ESP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_ESP, accepts: is_canonical }),
     (msr::IA32_SYSENTER_EIP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_EIP, accepts: is_canonical }),
     // Fast strings on, everything else off.
     (msr::IA32_MISC_ENABLE, Emulation::WritesIgnored(1)),
     (msr::IA32_DEBUGCTL, Emulation::InField { field: Field::GUEST_IA32_DEBUGCTL, accepts: is_debug_control }),
     (msr::IA32_PAT, Emulation::InField { field: Field::GUEST_IA32_PAT, accepts: is_pat }),
+    (msr::IA32_TSC_DEADLINE, Emulation::TscDeadline),
     (msr::IA32_EFER, Emulation::ExtendedFeatures),
 ];
 
 /// The capability MSRs, which need no row each.
 const CAPABILITIES: RangeInclusive<u32> = msr::IA32_VMX_BASIC..=msr::IA32_VMX_EXIT_CTLS2;
 
+/// Bits 63:32 are not kept, and no value is refused.
+const fn is_anything(_value: u64) -> bool {
+    true
+}
+
 fn find(index: u32) -> Option<Emulation> {
     if CAPABILITIES.contains(&index) {
         return Some(Emulation::Capability);
+    }
+    if (FIRST_MSR..=LAST_MSR).contains(&index) {
+        return Some(Emulation::LocalApicRegister);
     }
     TABLE.iter().find(|(number, _)| *number == index).map(|&(_, emulation)| emulation)
 }
@@ -105,27 +135,37 @@ fn is_debug_control(value: u64) -> bool {
 /// RDMSR.
 pub fn handle_read<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let index = vcpu.context.general[RCX] as u32;
-    let value = match find(index) {
-        Some(Emulation::InField { field, .. }) => vcpu.platform.read(field),
-        Some(Emulation::Constant(value) | Emulation::WritesIgnored(value)) => value,
-        Some(Emulation::ExtendedFeatures) => vcpu.platform.read(Field::GUEST_IA32_EFER),
-        Some(Emulation::TimeStampCounter) => {
-            let offset = vcpu.platform.read(Field::TSC_OFFSET);
-            vcpu.platform.time_stamp_counter().wrapping_add(offset)
-        }
-        Some(Emulation::FeatureControl) => {
-            let vmxon_allowed = if vcpu.features.offered.is_some() { feature_control::VMX_OUTSIDE_SMX } else { 0 };
-            feature_control::LOCKED | vmxon_allowed
-        }
-        Some(Emulation::Capability) => match vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index)) {
-            Some(value) => value,
-            None => return Action::GENERAL_PROTECTION,
-        },
-        None => return Action::GENERAL_PROTECTION,
-    };
+    let Some(value) = read(vcpu, index) else { return Action::GENERAL_PROTECTION };
     vcpu.context.general[RAX] = value & 0xffff_ffff;
     vcpu.context.general[RDX] = value >> 32;
     Action::Complete
+}
+
+/// The value that the guest whose VMCS is current reads in an emulated MSR; `None` if RDMSR raises #GP.
+pub fn read<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32) -> Option<u64> {
+    Some(match find(index)? {
+        Emulation::InField { field, .. } => vcpu.platform.read(field),
+        Emulation::Constant(value) | Emulation::WritesIgnored(value) => value,
+        Emulation::ExtendedFeatures => vcpu.platform.read(Field::GUEST_IA32_EFER),
+        Emulation::TimeStampCounter => {
+            let offset = vcpu.platform.read(Field::TSC_OFFSET);
+            vcpu.platform.time_stamp_counter().wrapping_add(offset)
+        }
+        Emulation::FeatureControl => {
+            let vmxon_allowed = if vcpu.features.offered.is_some() { feature_control::VMX_OUTSIDE_SMX } else { 0 };
+            feature_control::LOCKED | vmxon_allowed
+        }
+        Emulation::Capability => vcpu.features.offered.as_ref().and_then(|offered| offered.raw(index))?,
+        Emulation::LocalApicBase => vcpu.devices.local_apic_base(),
+        Emulation::TscDeadline => {
+            let now = vcpu.now();
+            vcpu.devices.tsc_deadline(now)
+        }
+        Emulation::LocalApicRegister => {
+            let now = vcpu.now();
+            vcpu.devices.read_local_apic(index, now).ok()?
+        }
+    })
 }
 
 /// WRMSR.
@@ -133,37 +173,74 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let general = &vcpu.context.general;
     let index = general[RCX] as u32;
     let value = general[RDX] << 32 | general[RAX] & 0xffff_ffff;
+    if write(vcpu, index, value) { Action::Complete } else { Action::GENERAL_PROTECTION }
+}
+
+/// Writes an emulated MSR of the guest whose VMCS is current; false if WRMSR raises #GP, and nothing has changed then.
+pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32, value: u64) -> bool {
     match find(index) {
         Some(Emulation::InField { field, accepts }) if accepts(value) => {
+            guarded::register_changes(vcpu);
             vcpu.platform.write(field, value);
-            Action::Complete
+            true
         }
-        Some(Emulation::WritesIgnored(_)) => Action::Complete,
-        Some(Emulation::ExtendedFeatures) => write_extended_features(vcpu, value),
+        Some(Emulation::WritesIgnored(_)) => true,
+        Some(Emulation::ExtendedFeatures) => {
+            guarded::register_changes(vcpu);
+            write_extended_features(vcpu, value)
+        }
         Some(Emulation::TimeStampCounter) => {
-            let offset = value.wrapping_sub(vcpu.platform.time_stamp_counter());
-            // What L2 adds for L3 stays between the two.
-            let change = offset.wrapping_sub(vcpu.platform.read(Field::TSC_OFFSET));
-            vcpu.tsc_offset = vcpu.tsc_offset.wrapping_add(change);
-            vcpu.platform.write(Field::TSC_OFFSET, offset);
-            Action::Complete
+            vcpu.set_time_stamp_counter(value);
+            write_tsc_deadline(vcpu, None)
+        }
+        Some(Emulation::LocalApicBase) => {
+            let result = vcpu.devices.set_local_apic_base(value, vcpu.features.physical_address_width);
+            after_local_apic(vcpu, result)
+        }
+        Some(Emulation::TscDeadline) => write_tsc_deadline(vcpu, Some(value)),
+        Some(Emulation::LocalApicRegister) => {
+            let now = vcpu.now();
+            let result = vcpu.devices.write_local_apic(index, value, now);
+            after_local_apic(vcpu, result)
         }
         Some(Emulation::InField { .. } | Emulation::Constant(_) | Emulation::FeatureControl | Emulation::Capability) | None => {
-            Action::GENERAL_PROTECTION
+            false
         }
     }
 }
 
+fn after_local_apic<P: Platform>(vcpu: &mut Vcpu<'_, P>, result: Result<(), Refused>) -> bool {
+    match result {
+        Ok(()) => {
+            vcpu.devices_changed();
+            true
+        }
+        Err(Refused) => false,
+    }
+}
+
+/// Arms the timer for a new deadline, or anew for the one it has after the counter was changed.
+fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) -> bool {
+    let now = vcpu.now();
+    let deadline = new.unwrap_or_else(|| vcpu.devices.tsc_deadline(now));
+    if new.is_some() || deadline != 0 {
+        let at = vcpu.time_of_guest_counter(deadline);
+        vcpu.devices.set_tsc_deadline(deadline, at, now);
+        vcpu.devices_changed();
+    }
+    true
+}
+
 /// Reserved bits and a change of LME while paging is on raise #GP; LMA cannot be written (SDM 3A 2.2.1 "Extended
 /// Feature Enable Register").
-fn write_extended_features<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
+fn write_extended_features<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> bool {
     let old = vcpu.platform.read(Field::GUEST_IA32_EFER);
     let paging = vcpu.platform.read(Field::GUEST_CR0) & CR0_PG != 0;
     if value & !vcpu.features.efer != 0 || paging && (value ^ old) & EFER_LME != 0 {
-        return Action::GENERAL_PROTECTION;
+        return false;
     }
     vcpu.platform.write(Field::GUEST_IA32_EFER, value & !EFER_LMA | old & EFER_LMA);
-    Action::Complete
+    true
 }
 
 /// Fills an MSR bitmap: reads of low and high MSRs, then writes of low and high MSRs, a bit each, 1 = exit
@@ -200,7 +277,7 @@ mod tests {
         let open: u32 = bitmap.iter().map(|word| word.count_zeros()).sum();
         assert_eq!(open as usize, 2 * PASSED_THROUGH.len() + READ_THROUGH.len());
         // SDM 3C 25.6.9: read bitmap for low MSRs at 0, for high ones at 1024, write bitmaps at 2048 and 3072.
-        assert!(!exits(&bitmap, 0, msr::IA32_SYSENTER_CS) && !exits(&bitmap, 2048, msr::IA32_SYSENTER_CS));
+        assert!(!exits(&bitmap, 0, msr::IA32_SYSENTER_CS) && exits(&bitmap, 2048, msr::IA32_SYSENTER_CS));
         assert!(!exits(&bitmap, 1024, LSTAR) && !exits(&bitmap, 3072, LSTAR));
         assert!(!exits(&bitmap, 1024, msr::IA32_EFER) && exits(&bitmap, 3072, msr::IA32_EFER));
         assert!(exits(&bitmap, 0, msr::IA32_FEATURE_CONTROL));

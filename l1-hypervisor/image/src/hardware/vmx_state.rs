@@ -13,7 +13,7 @@ use super::page::Pages;
 use super::vmx::{self, VmxFailure};
 use super::{processor, world_switch};
 use crate::context::Context;
-use crate::exit::msr::TSC_AUX;
+use crate::exit::msr::{PASSED_THROUGH, TSC_AUX};
 use crate::platform::{CpuidResult, DebugRegister, EntryFailure, Platform, RandomSource, Region};
 
 /// Whether there is a current VMCS, for the report of a failure.
@@ -259,6 +259,18 @@ impl Platform for CurrentVmcs {
             DebugRegister::Dr3 => processor::write_dr3(value),
             DebugRegister::Dr6 => processor::write_dr6(value),
         }
+    }
+
+    fn passed_through_msr(&mut self, number: u32) -> u64 {
+        assert!(PASSED_THROUGH.contains(&number), "{number:#x} is not the guest's");
+        // SAFETY: reading one of these MSRs has no effect, and the caller has seen that the processor has it.
+        unsafe { processor::read_msr(number) }
+    }
+
+    fn set_passed_through_msr(&mut self, number: u32, value: u64) {
+        assert!(PASSED_THROUGH.contains(&number), "{number:#x} is not the guest's");
+        // SAFETY: L1 itself depends on none of these MSRs, and the caller has seen that the processor takes the value.
+        unsafe { processor::write_msr(number, value) }
     }
 
     fn tsc_auxiliary(&mut self) -> u64 {

@@ -6,7 +6,7 @@
 
 use core::cell::RefCell;
 
-use shadow::exit::ExitInformation;
+use shadow::exit::{ExitInformation, HOST_FIELDS};
 use shadow::field_set::FieldSet;
 use shadow::merge::{self, Inherited};
 use shadow::operation::{Machine as _, Reply};
@@ -14,11 +14,12 @@ use shadow::reflect::{primary_controls, secondary_controls};
 use shadow::vmcs23::Vmcs23;
 use vmcs::controls::{Entry, PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::entry_check::{self, EntryInstruction, Environment, LaunchState, Outcome, Violation};
+use vmcs::exit_reason::BasicExitReason;
 use vmcs::field::Field;
 use vmcs::instruction_error::InstructionError;
 
 use super::regions::World;
-use super::{Nested, exit, inherited, outer, switch, vmcs13, with};
+use super::{Nested, exit, inherited, msr_lists, outer, pdptes, switch, vmcs13, with};
 use crate::exit::information::Exit;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::guest_paging::is_canonical;
@@ -26,6 +27,8 @@ use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
 
+/// What an exit of L3 has left in L2's DR7 (SDM 3C 27.5.1).
+const DR7_AFTER_EXIT: u64 = 0x400;
 /// Blocking by MOV SS, in the interruptibility state.
 const MOV_SS_BLOCKING: u64 = 1 << 1;
 /// Bit 31 of the exit reason: VM-entry failure.
@@ -39,12 +42,23 @@ pub const VPID: u64 = 2;
 /// What the instruction reports if it fails. A failure that is a VM exit is no error: L2 goes on at its host RIP.
 pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Reply> {
     let Some(slot) = nested.operation.current_slot() else { return Err(Reply::FailInvalid) };
-    let interruptibility = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    let interruptibility = blocking(vcpu);
     let outer = outer(vcpu, nested);
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     if vmcs23.is_shadow {
         return Err(Reply::FailInvalid);
     }
+    if vmcs23.changed.intersects(&HOST_FIELDS) || !vmcs23.launched {
+        nested.host_is_loaded = false;
+    }
+    nested.interruptibility12 = interruptibility;
+    let inherited = if !merge::inherits(vmcs23) {
+        Inherited::default()
+    } else if nested.host_is_loaded {
+        Inherited { efer: nested.loaded.efer, pat: nested.loaded.pat, debugctl: 0, dr7: DR7_AFTER_EXIT }
+    } else {
+        inherited(vcpu)
+    };
     if let Some(hardware) = &mut nested.regions.hardware {
         hardware.fetch(slot, vmcs23, &mut vcpu.platform);
     }
@@ -57,14 +71,9 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     }
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
-    let inherited = if merge::inherits(vmcs23) {
-        vcpu.platform.make_current(Region::Vmcs12);
-        inherited(vcpu)
-    } else {
-        Inherited::default()
-    };
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls, &vcpu.capabilities);
+    nested.regions.note_tsc_offset(slot, outer.tsc_offset, vmcs23);
     let base = nested.regions.constants.memory_base;
     let tpr_shadow = super::virtual_apic::prepare(vmcs23, &mut vcpu.memory, base, &mut vcpu.platform);
     let outer = merge::Outer { tpr_shadow, ..outer };
@@ -93,7 +102,21 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     nested.running = Some(slot);
     vcpu.runs_l3 = true;
     vcpu.timer_changed();
+    if pdptes::load_on_entry(vcpu, nested) {
+        msr_lists::load_on_entry(vcpu, nested);
+    }
     Ok(())
+}
+
+/// L2's interruptibility state. Blocking by MOV SS that an emulated instruction has left over (see [`Vcpu::finish_at`]) is none:
+/// nothing but this instruction was executed since.
+#[inline]
+fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
+    let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+    if state & MOV_SS_BLOCKING != 0 && vcpu.platform.read(Field::GUEST_RIP) == vcpu.finished_at {
+        return state & !MOV_SS_BLOCKING;
+    }
+    state
 }
 
 /// Whether nothing has changed since the rules were last found to hold that any of them looks at, but for RIP, whose rule
@@ -114,10 +137,9 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     }
 }
 
-/// Whether the entry looks at L2's memory, where much may have changed without L1 having seen it: it loads MSRs, or a VMCS
-/// is linked.
+/// Whether a rule looks at L2's memory, where much may have changed without L1 having seen it: a VMCS is linked.
 fn looks_into_memory(vmcs23: &Vmcs23) -> bool {
-    vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0 || vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX
+    vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").
@@ -156,7 +178,13 @@ fn check<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool,
         software_guard_extensions: false,
         ..verdict::environment(&mut vcpu.platform, &vcpu.features)
     };
-    entry_check::check(vmcs23, &nested.offered, &environment)
+    match entry_check::check(vmcs23, &nested.offered, &environment) {
+        // What a list leads to is known when it is loaded: L2 can change it until then, and what stands before a bad entry is loaded.
+        Err(Violation { outcome: Outcome::EntryFailure { reason: BasicExitReason::ENTRY_FAILURE_MSR_LOADING, .. }, .. }) => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// L2's memory and MSRs, as the rules ask for them.
@@ -190,12 +218,7 @@ fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: V
 #[cold]
 pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
     with(vcpu, |vcpu, nested| {
-        if let Some(vmcs23) = nested.operation.current() {
-            vmcs23.changed = FieldSet::ALL;
-            vmcs23.unchecked = FieldSet::ALL;
-        }
-        exit::back_to_l2(vcpu, nested);
-        switch(vcpu, Region::Vmcs12);
+        exit::unwind(vcpu, nested);
         let reply = nested.operation.fail(InstructionError::VM_ENTRY_WITH_INVALID_CONTROL_FIELDS);
         let rflags = vcpu.platform.read(Field::GUEST_RFLAGS) & !Reply::FLAGS | reply.flags();
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
@@ -204,3 +227,7 @@ pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
         vcpu.finish_instruction(&mut exit);
     });
 }
+
+#[cfg(test)]
+#[path = "tests/entry.rs"]
+mod tests;

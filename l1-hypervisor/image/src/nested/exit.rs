@@ -1,16 +1,20 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
 use shadow::ept::{Access, Fault, Outcome, PageModificationLog};
-use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
+use shadow::exit::{
+    ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
+};
+use shadow::field_set::FieldSet;
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
 use vmcs::event::{EventType, InterruptionInformation};
-use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason};
+use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
+use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
-use super::{Nested, owned, switch, with};
+use super::{Nested, exception, msr_lists, owned, switch, with};
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -20,6 +24,8 @@ use crate::vmcs12::{real_cr0, real_cr4};
 
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
+/// Blocking by NMI, in the interruptibility state.
+const NMI_BLOCKING: u64 = 1 << 3;
 
 /// An exit of L3.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
@@ -29,15 +35,30 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let decided = with(vcpu, |vcpu, nested| {
         let decision = decide_exit(vcpu, nested, exit);
         if decision.reflect {
-            reflect(vcpu, nested, exit.reason);
+            reflect(vcpu, nested, exit);
             return Some(Action::Reflect);
         }
         keep(vcpu, nested, exit)
     });
-    match decided {
+    let action = match decided {
         Some(Some(action)) => action,
         // L1's own handlers work on the VMCS that is current, which is L3's.
         Some(None) | None => dispatch::handle(vcpu, exit),
+    };
+    match action {
+        Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+        action => action,
+    }
+}
+
+/// IRET has ended the blocking of NMIs, and then met the EPT violation that L3 never hears of: it is executed again, and must
+/// find NMIs blocked (SDM 3C 27.2.3 "Information About NMI Unblocking Due to IRET").
+fn restore_nmi_blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, qualification: u64) {
+    const NMI_UNBLOCKING: u64 = EptViolation::NMI_UNBLOCKING_DUE_TO_IRET;
+    const BLOCKING_BY_NMI: u64 = 1 << 3;
+    if qualification & NMI_UNBLOCKING != 0 && exit.idt_vectoring(&mut vcpu.platform) >> 31 == 0 {
+        let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_BY_NMI);
     }
 }
 
@@ -93,11 +114,12 @@ fn byte(memory: &mut GuestMemory<'_>, address: u64) -> u8 {
 /// Exits that L1 keeps, and that need the state of nesting; `None` for all that its ordinary handlers do.
 fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Option<Action> {
     match exit.reason.basic() {
-        Reason::EPT_VIOLATION | Reason::EPT_MISCONFIGURATION => ept(vcpu, nested, exit),
+        // A misconfiguration is never L2's: the tables that the processor walks are L1's own.
+        Reason::EPT_VIOLATION => ept(vcpu, nested, exit),
         Reason::VMX_PREEMPTION_TIMER_EXPIRED => {
             let now = vcpu.platform.time_stamp_counter();
             if nested.timer.is_some_and(|timer| now >= timer) {
-                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() });
+                leave(vcpu, nested, &ExitInformation { reason: exit.reason.0, ..ExitInformation::default() }, exit.rip);
                 return Some(Action::Reflect);
             }
             Some(Action::Resume)
@@ -130,6 +152,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
             if nested.composition.take_flush() {
                 vcpu.platform.invalidate_ept();
             }
+            restore_nmi_blocking(vcpu, exit, qualification);
             Some(Action::Resume)
         }
         Outcome::L2(fault) => {
@@ -141,7 +164,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
             if !matches!(fault, Fault::PageModificationLogFull { .. }) {
                 information.guest_physical_address = Some(address);
             }
-            leave(vcpu, nested, &information);
+            leave(vcpu, nested, &information, exit.rip);
             Some(Action::Reflect)
         }
         Outcome::L1 { .. } => None,
@@ -149,20 +172,20 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
 }
 
 /// The exit that has happened becomes L2's.
-pub(super) fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: ExitReason) {
-    let information = ExitInformation::read(&mut vcpu.platform, reason);
-    leave(vcpu, nested, &information);
+pub(super) fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &Exit) {
+    let information = ExitInformation::read(&mut vcpu.platform, exit.reason);
+    leave(vcpu, nested, &information, exit.rip);
 }
 
-/// From L3 to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
-pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+/// From L3, whose RIP is `rip`, to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
+pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation, rip: u64) {
     let owned = owned(vcpu);
-    let now = vcpu.platform.time_stamp_counter();
-    let rate = vcpu.capabilities.misc().preemption_timer_rate();
     let timer = nested.timer;
     let Some(vmcs23) = nested.operation.current() else { return };
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
-    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept);
+    let reason = ExitReason(information.reason).basic();
+    let by_instruction = reason.information().is_some_and(|row| row.instruction_length == When::Always);
+    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept, rip, by_instruction);
     information.write(vmcs23);
     if nested.regions.hardware.as_ref().is_some_and(super::regions::Hardware::serves_everything) {
         shadow::exit::pull(vmcs23, &mut vcpu.platform);
@@ -171,16 +194,18 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     if let Some(timer) = timer
         && controls.contains(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE)
     {
+        let rate = vcpu.capabilities.misc().preemption_timer_rate();
+        let now = vcpu.platform.time_stamp_counter();
         let left = (timer >> rate).saturating_sub(now >> rate).min(u64::from(u32::MAX));
         vmcs23.record(Field::VMX_PREEMPTION_TIMER_VALUE, left);
     }
     let interruption = InterruptionInformation(information.interruption);
-    let by_nmi = Reason::EXCEPTION_OR_NMI == ExitReason(information.reason).basic()
-        && interruption.is_valid()
-        && interruption.event_type() == EventType::NMI;
+    let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
-    let kept = kept(vcpu, vmcs23.get(Field::GUEST_CR0));
+    let cr0 = vmcs23.get(Field::GUEST_CR0);
+    msr_lists::store_on_exit(vcpu, nested);
+    let kept = kept(vcpu, controls, cr0);
     load(vcpu, nested, &kept, nmi_blocking);
 }
 
@@ -190,7 +215,8 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
     information.write(vmcs23);
     let cr0 = vcpu.seen_cr0();
     let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
-    let kept = kept(vcpu, cr0);
+    let kept = kept(vcpu, PrimaryExit::empty(), cr0);
+    nested.host_is_loaded = false;
     load(vcpu, nested, &kept, blocked);
 }
 
@@ -198,18 +224,39 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
 fn late_failure<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
     let qualification = exit.qualification(&mut vcpu.platform);
     let information = ExitInformation { reason: exit.reason.0, qualification, ..ExitInformation::default() };
-    if let Some(vmcs23) = nested.operation.current() {
-        vmcs23.changed = shadow::field_set::FieldSet::ALL;
-        vmcs23.unchecked = shadow::field_set::FieldSet::ALL;
-    }
-    back_to_l2(vcpu, nested);
-    switch(vcpu, Region::Vmcs12);
+    unwind(vcpu, nested);
     fail(vcpu, nested, &information);
     Action::Reflect
 }
 
-fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr0: u64) -> Kept {
-    Kept { cr0, efer: vcpu.platform.read(Field::GUEST_IA32_EFER), pat: vcpu.platform.read(Field::GUEST_IA32_PAT) }
+/// Takes back an entry that failed after the merge: L2's VMCS is current again, and the launch state is what it was. What vmcs13
+/// holds beyond what the merge wrote is written anew next time.
+#[cold]
+pub fn unwind<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
+    // The merge does not write what is still to be fetched; after this it writes everything.
+    if let Some(vmcs23) = nested.operation.current() {
+        shadow::exit::pull(vmcs23, &mut vcpu.platform);
+    }
+    back_to_l2(vcpu, nested);
+    switch(vcpu, Region::Vmcs12);
+    // vmcs12 still holds what its last exit, L2's VMLAUNCH or VMRESUME, has left.
+    let launch = ExitReason(vcpu.platform.read(Field::EXIT_REASON) as u32).basic() == Reason::VMLAUNCH;
+    if let Some(vmcs23) = nested.operation.current() {
+        vmcs23.launched = !launch;
+        vmcs23.changed = FieldSet::ALL;
+        vmcs23.unchecked = FieldSet::ALL;
+    }
+}
+
+/// What an exit with these controls keeps.
+#[inline]
+fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, controls: PrimaryExit, cr0: u64) -> Kept {
+    let mut unless = |loaded, field| if controls.contains(loaded) { 0 } else { vcpu.platform.read(field) };
+    Kept {
+        cr0,
+        efer: unless(PrimaryExit::LOAD_IA32_EFER, Field::GUEST_IA32_EFER),
+        pat: unless(PrimaryExit::LOAD_IA32_PAT, Field::GUEST_IA32_PAT),
+    }
 }
 
 /// L1's own notes say that L2 runs again.
@@ -227,30 +274,54 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     if nested.running.is_some() {
         back_to_l2(vcpu, nested);
     }
-    let (slot, hardware) = (nested.operation.current_slot(), &mut nested.regions.hardware);
+    let slot = nested.operation.current_slot();
     let Some(vmcs23) = nested.operation.current() else { return };
-    if let (Some(hardware), Some(slot)) = (hardware, slot) {
+    if let (Some(hardware), Some(slot)) = (&mut nested.regions.hardware, slot) {
         hardware.send(slot, vmcs23, &mut vcpu.platform);
     }
     switch(vcpu, Region::Vmcs12);
     let host = HostState::read(vmcs23, kept);
-    load_host_state(vmcs23, &host, nmi_blocking, &mut vcpu.platform);
-    let entry = u64::from(vcpu.controls.entry.bits());
-    let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
-    let rows = [
-        (Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0)),
-        (Field::CR0_READ_SHADOW, host.cr0),
-        (Field::GUEST_CR3, host.cr3),
-        (Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4)),
-        (Field::CR4_READ_SHADOW, host.cr4),
-        (Field::GUEST_IA32_EFER, host.efer),
-        (Field::GUEST_IA32_PAT, host.pat),
-        (Field::VM_ENTRY_CONTROLS, entry | mode),
-    ];
-    for (field, value) in rows {
-        vcpu.platform.write(field, value);
+    let platform = &mut vcpu.platform;
+    load_frequent_host_state(vmcs23, platform);
+    platform.write(Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0));
+    platform.write(Field::GUEST_CR3, host.cr3);
+    platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4));
+    let interruptibility = if nmi_blocking { NMI_BLOCKING } else { 0 };
+    // L2 was active and had no debug exception pending when it executed VMRESUME; only NMIs may have been blocked.
+    let loaded = nested.host_is_loaded && nested.loaded == host && segments_are_loaded(vmcs23, platform);
+    if !loaded || nested.interruptibility12 != interruptibility {
+        platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, interruptibility);
     }
+    if !loaded {
+        load_host_state(vmcs23, &host, platform);
+        let entry = u64::from(vcpu.controls.entry.bits());
+        let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
+        let rows = [
+            (Field::CR0_READ_SHADOW, host.cr0),
+            (Field::CR4_READ_SHADOW, host.cr4),
+            (Field::GUEST_IA32_EFER, host.efer),
+            (Field::GUEST_IA32_PAT, host.pat),
+            (Field::VM_ENTRY_CONTROLS, entry | mode),
+        ];
+        for (field, value) in rows {
+            platform.write(field, value);
+        }
+        nested.loaded = host;
+        nested.host_is_loaded = host.is_64_bit;
+        super::guarded::guard(vcpu, nested);
+    }
+    let Some(vmcs23) = nested.operation.current() else { return };
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
+    // L2 goes on at an address of its own, and not behind what L1 has done for L3.
+    vcpu.finished_at = u64::MAX;
+    if core::mem::take(&mut vcpu.tsc_offset_is_stale) {
+        vcpu.platform.write(Field::TSC_OFFSET, vcpu.tsc_offset);
+    }
+    msr_lists::load_on_exit(vcpu, nested);
 }
+
+#[cfg(test)]
+#[path = "tests/exit.rs"]
+mod tests;

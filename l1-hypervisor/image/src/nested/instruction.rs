@@ -10,7 +10,7 @@ use vmcs::capability::EptVpid;
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
 use vmcs::instruction_error::InstructionError;
-use vmcs::instruction_information::{MemoryOperand, Operands, RegisterOrMemory};
+use vmcs::instruction_information::{InstructionInformation, MemoryOperand, Operands, RegisterOrMemory};
 
 use super::regions::World;
 use super::{Nested, entry, operand, shadowing, with};
@@ -36,12 +36,39 @@ pub fn is_in_vmx_operation<P>(vcpu: &Vcpu<'_, P>) -> bool {
     vcpu.nested.as_ref().is_some_and(|nested| nested.operation.is_on())
 }
 
+#[inline(always)]
 fn execute<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit, reason: Reason) -> Result<Action, Action> {
     check_mode(vcpu, nested, reason)?;
     if vcpu.privilege_level() > 0 {
         return Err(Action::GENERAL_PROTECTION);
     }
     let reply = match reason {
+        Reason::VMREAD => vmread(vcpu, nested, exit)?,
+        Reason::VMWRITE => vmwrite(vcpu, nested, exit)?,
+        Reason::VMLAUNCH | Reason::VMRESUME => match entry::enter(vcpu, nested, reason == Reason::VMLAUNCH) {
+            Ok(()) => return Ok(Action::Continue),
+            Err(reply) => reply,
+        },
+        _ => execute_other(vcpu, nested, exit, reason)?,
+    };
+    let rflags = vcpu.platform.read(Field::GUEST_RFLAGS);
+    let new = rflags & !Reply::FLAGS | reply.flags();
+    if new != rflags {
+        vcpu.platform.write(Field::GUEST_RFLAGS, new);
+    }
+    let length = exit.instruction_length(&mut vcpu.platform);
+    vcpu.finish_with(exit.rip, exit.rip.wrapping_add(length.into()), new);
+    Ok(Action::Continue)
+}
+
+#[inline(never)]
+fn execute_other<P: Platform>(
+    vcpu: &mut Vcpu<'_, P>,
+    nested: &mut Nested,
+    exit: &mut Exit,
+    reason: Reason,
+) -> Result<Reply, Action> {
+    Ok(match reason {
         Reason::VMXON => vmxon(vcpu, nested, exit)?,
         Reason::VMXOFF => {
             let (operation, mut world) = world(vcpu, nested);
@@ -64,23 +91,11 @@ fn execute<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut 
             operand::write(vcpu, exit, &memory, &nested.operation.current_pointer().to_le_bytes())?;
             Reply::Succeed
         }
-        Reason::VMREAD => vmread(vcpu, nested, exit)?,
-        Reason::VMWRITE => vmwrite(vcpu, nested, exit)?,
         Reason::VMCALL => nested.operation.fail(InstructionError::VMCALL_IN_VMX_ROOT_OPERATION),
-        Reason::VMLAUNCH | Reason::VMRESUME => match entry::enter(vcpu, nested, reason == Reason::VMLAUNCH) {
-            Ok(()) => return Ok(Action::Continue),
-            Err(reply) => reply,
-        },
         Reason::INVEPT => invept(vcpu, nested, exit)?,
         Reason::INVVPID => invvpid(vcpu, nested, exit)?,
         _ => return Err(Action::INVALID_OPCODE),
-    };
-    let rflags = vcpu.platform.read(Field::GUEST_RFLAGS);
-    let new = rflags & !Reply::FLAGS | reply.flags();
-    if new != rflags {
-        vcpu.platform.write(Field::GUEST_RFLAGS, new);
-    }
-    Ok(Action::Complete)
+    })
 }
 
 /// The state machine and the world it works on, borrowed apart.
@@ -93,18 +108,28 @@ fn world<'a, 'm, P>(
 }
 
 /// #UD: not in VMX operation (or, for VMXON, CR4.VMXE = 0), real mode, virtual-8086 mode, compatibility mode.
+#[inline(always)]
 fn check_mode<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &Nested, reason: Reason) -> Result<(), Action> {
-    let usable = if reason == Reason::VMXON {
-        vcpu.platform.read(Field::CR4_READ_SHADOW) & CR4_VMXE != 0
-    } else {
-        nested.operation.is_on()
-    };
-    let compatibility =
-        |vcpu: &mut Vcpu<'_, P>| vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0 && !vcpu.is_64_bit_code_segment();
-    let undefined = !usable
+    if nested.operation.is_on() {
+        // In VMX operation PE and PG are 1 and stay so, and with them IA-32e mode is what it was at VMXON; there is no
+        // virtual-8086 mode in IA-32e mode.
+        let undefined = if nested.long_mode {
+            !vcpu.is_64_bit_code_segment()
+        } else {
+            vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_VM != 0
+        };
+        return if undefined { Err(Action::INVALID_OPCODE) } else { Ok(()) };
+    }
+    check_mode_outside(vcpu, reason)
+}
+
+#[inline(never)]
+fn check_mode_outside<P: Platform>(vcpu: &mut Vcpu<'_, P>, reason: Reason) -> Result<(), Action> {
+    let undefined = reason != Reason::VMXON
+        || vcpu.platform.read(Field::CR4_READ_SHADOW) & CR4_VMXE == 0
         || vcpu.platform.read(Field::GUEST_CR0) & CR0_PE == 0
         || vcpu.platform.read(Field::GUEST_RFLAGS) & RFLAGS_VM != 0
-        || compatibility(vcpu);
+        || vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0 && !vcpu.is_64_bit_code_segment();
     if undefined { Err(Action::INVALID_OPCODE) } else { Ok(()) }
 }
 
@@ -137,60 +162,110 @@ fn vmxon<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
     let address = pointer(vcpu, exit)?;
     let (operation, mut world) = world(vcpu, nested);
     let reply = operation.vmxon(address, &mut world);
+    nested.long_mode = vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0;
     vcpu.set_vmx_operation(reply == Reply::Succeed);
     Ok(reply)
 }
 
 /// The encoding in the register operand of VMREAD and VMWRITE: 64 bits in 64-bit mode, else 32.
-fn encoding<P: Platform>(vcpu: &mut Vcpu<'_, P>, number: u8) -> Field {
-    let value = vcpu.operand(number.into());
+#[inline(always)]
+fn encoding<P: Platform>(vcpu: &mut Vcpu<'_, P>, register: usize, wide: bool) -> Field {
+    let value = vcpu.general(register);
     // An encoding with one of bits 63:32 set is no field; the table knows none with bit 31 set.
-    Field(u32::try_from(value).unwrap_or(u32::MAX))
+    if wide && value >> 32 != 0 { Field(u32::MAX) } else { Field(value as u32) }
 }
 
+/// Instruction information of VMREAD and VMWRITE (SDM 3C table 27-14): 6:3 the register operand, 10 whether the other operand
+/// is that register and not memory, 31:28 the register with the encoding.
+struct FieldAccess {
+    information: u64,
+    value_register: usize,
+    field: Field,
+    wide: bool,
+}
+
+impl FieldAccess {
+    #[inline(always)]
+    fn read<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &Nested) -> Self {
+        let information = vcpu.platform.read(Field::VM_EXIT_INSTRUCTION_INFORMATION);
+        let wide = nested.long_mode;
+        let field = encoding(vcpu, (information >> 28 & 15) as usize, wide);
+        Self { information, value_register: (information >> 3 & 15) as usize, field, wide }
+    }
+
+    const fn is_register(&self) -> bool {
+        self.information >> 10 & 1 != 0
+    }
+
+    fn memory(&self, reason: Reason) -> Result<MemoryOperand, Action> {
+        match InstructionInformation(self.information as u32).decode(reason) {
+            Some(Operands::VmreadVmwrite { value: RegisterOrMemory::Memory(memory), .. }) => Ok(memory),
+            _ => Err(Action::INVALID_OPCODE),
+        }
+    }
+}
+
+#[inline(always)]
 fn vmread<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Result<Reply, Action> {
-    let Some(Operands::VmreadVmwrite { field, value }) = operand::decode(vcpu, Reason::VMREAD) else {
-        return Err(Action::INVALID_OPCODE);
+    let access = FieldAccess::read(vcpu, nested);
+    let read = match nested.operation.access(access.field) {
+        Ok((vmcs23, row)) if vmcs23.in_vmcs13.contains_row(row) => {
+            shadowing::fetch_guest_state(vcpu, nested);
+            nested.operation.vmread(access.field)
+        }
+        Ok((vmcs23, row)) => Ok(if access.field.is_high() { vmcs23.row(row) >> 32 } else { vmcs23.row(row) }),
+        Err(reply) => Err(reply),
     };
-    let field = encoding(vcpu, field.number());
-    let wide = vcpu.is_64_bit_code();
-    shadowing::before_access(vcpu, nested, field);
-    let read = match nested.operation.vmread(field) {
+    let read = match read {
         Ok(read) => read,
         Err(reply) => return Ok(reply),
     };
-    match value {
-        RegisterOrMemory::Register(register) => {
-            let read = if wide { read } else { read & 0xffff_ffff };
-            vcpu.set_general(register.number().into(), read);
-        }
-        // The operand has the processor's width, whatever the field's.
-        RegisterOrMemory::Memory(memory) => {
-            let bytes = read.to_le_bytes();
-            operand::write(vcpu, exit, &memory, if wide { &bytes } else { &bytes[..4] })?;
-        }
+    let read = if access.wide { read } else { read & 0xffff_ffff };
+    if access.is_register() {
+        vcpu.set_general(access.value_register, read);
+    } else {
+        vmread_to_memory(vcpu, exit, &access, read)?;
     }
     Ok(Reply::Succeed)
 }
 
+/// The operand has the processor's width, whatever the field's.
+#[inline(never)]
+fn vmread_to_memory<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: &FieldAccess, read: u64) -> Result<(), Action> {
+    let memory = access.memory(Reason::VMREAD)?;
+    let bytes = read.to_le_bytes();
+    operand::write(vcpu, exit, &memory, if access.wide { &bytes } else { &bytes[..4] })
+}
+
+#[inline(always)]
 fn vmwrite<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Result<Reply, Action> {
-    let Some(Operands::VmreadVmwrite { field, value }) = operand::decode(vcpu, Reason::VMWRITE) else {
-        return Err(Action::INVALID_OPCODE);
-    };
     if nested.operation.current_slot().is_none() {
         return Ok(Reply::FailInvalid);
     }
-    let wide = vcpu.is_64_bit_code();
-    let value = match value {
-        RegisterOrMemory::Register(register) => vcpu.operand(register.number().into()),
-        RegisterOrMemory::Memory(memory) if wide => u64::from_le_bytes(operand::read::<8, P>(vcpu, exit, &memory)?),
-        RegisterOrMemory::Memory(memory) => u32::from_le_bytes(operand::read::<4, P>(vcpu, exit, &memory)?).into(),
+    let access = FieldAccess::read(vcpu, nested);
+    let value = if access.is_register() {
+        let value = vcpu.general(access.value_register);
+        if access.wide { value } else { value & 0xffff_ffff }
+    } else {
+        vmwrite_from_memory(vcpu, exit, &access)?
     };
-    let field = encoding(vcpu, field.number());
-    shadowing::before_access(vcpu, nested, field);
-    let reply = nested.operation.vmwrite(field, value);
-    shadowing::after_write(vcpu, nested, field);
+    // Half of a field that is still in vmcs13: the other half must not get lost.
+    if access.field.is_high() {
+        shadowing::fetch_guest_state(vcpu, nested);
+    }
+    let reply = nested.operation.vmwrite(access.field, value);
+    shadowing::after_write(vcpu, nested, access.field);
     Ok(reply)
+}
+
+#[inline(never)]
+fn vmwrite_from_memory<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, access: &FieldAccess) -> Result<u64, Action> {
+    let memory = access.memory(Reason::VMWRITE)?;
+    Ok(if access.wide {
+        u64::from_le_bytes(operand::read::<8, P>(vcpu, exit, &memory)?)
+    } else {
+        u32::from_le_bytes(operand::read::<4, P>(vcpu, exit, &memory)?).into()
+    })
 }
 
 /// The type of invalidation, and the descriptor.

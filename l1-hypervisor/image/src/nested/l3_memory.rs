@@ -14,7 +14,7 @@ use vmcs::field::Field;
 use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
-use super::{Nested, exit, raise};
+use super::{Nested, exit};
 use crate::exit::Action;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::guest_paging::{PageFault, PhysicalMemory, read_linear, write_linear};
@@ -146,7 +146,7 @@ fn access<P: Platform>(
             leave(vcpu, nested, fault, linear, address);
             Err(Action::Reflect)
         }
-        (None, Err(fault)) => Err(raise::page_fault(vcpu, nested, fault)),
+        (None, Err(fault)) => Err(vcpu.page_fault(fault)),
         (None, Ok(())) => Ok(()),
     }
 }
@@ -162,5 +162,6 @@ fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, fault: Fault,
         guest_physical_address: (!log_full).then_some(address),
         ..ExitInformation::default()
     };
-    exit::leave(vcpu, nested, &information);
+    let rip = vcpu.platform.read(Field::GUEST_RIP);
+    exit::leave(vcpu, nested, &information, rip);
 }

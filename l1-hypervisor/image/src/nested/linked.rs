@@ -10,7 +10,7 @@ use vmcs::field::Field;
 use vmcs::instruction_information::{Operands, RegisterOrMemory};
 
 use super::regions::World;
-use super::{Nested, l3_memory, operand, raise, switch, vmcs13};
+use super::{Nested, l3_memory, operand, switch, vmcs13};
 use crate::exit::Action;
 use crate::exit::information::Exit;
 use crate::platform::Platform;
@@ -18,8 +18,7 @@ use crate::vcpu::Vcpu;
 
 /// An instruction of L3 that goes to the shadow VMCS of L2.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Action {
-    let action = serve(vcpu, nested, exit).unwrap_or_else(|fault| fault);
-    raise::for_l3(vcpu, nested, action)
+    serve(vcpu, nested, exit).unwrap_or_else(|fault| fault)
 }
 
 fn serve<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Result<Action, Action> {

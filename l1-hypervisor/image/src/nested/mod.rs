@@ -6,21 +6,27 @@
 //!
 //! The rules are in crate `shadow`; here are the hands: VMCS regions, memory, the clock, and L2's registers.
 
+pub mod control_register;
 pub mod entry;
+mod exception;
 pub mod exit;
+pub mod field_access;
+pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
 mod l3_memory;
 mod linked;
 pub mod memory;
+pub mod msr_lists;
 pub mod operand;
-mod raise;
+mod pdptes;
 pub mod regions;
 mod shadowing;
 mod virtual_apic;
 mod vm_function;
 
 use shadow::ept::Composition;
+use shadow::exit::HostState;
 use shadow::field_set::FieldSet;
 use shadow::merge::{Outer, Owned};
 use shadow::operation::{Operation, SLOTS};
@@ -28,9 +34,10 @@ use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::field::Field;
 
+use crate::exit::End;
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
-use crate::vmcs12::{CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG, HostState};
+use crate::vmcs12::{self, CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG};
 
 /// What a virtual processor needs to be a guest hypervisor's.
 #[derive(Debug)]
@@ -48,15 +55,28 @@ pub struct Nested {
     primary12: PrimaryProcessorBased,
     /// Time-stamp counter at which L2's VMX-preemption timer expires.
     timer: Option<u64>,
+    /// Whether L2 was in IA-32e mode at its VMXON; it cannot change before VMXOFF.
+    long_mode: bool,
+    /// The controls of vmcs12 that L3 is to run with, too.
+    base: vmcs12::Controls,
+    /// Whether vmcs12 holds L2's registers as the last exit of L3 has loaded them, but for those that L2 changes all the
+    /// time; what L2 does to the others goes through [`guarded`].
+    host_is_loaded: bool,
+    /// What that exit has loaded.
+    loaded: HostState,
+    /// L2's interruptibility state when it entered L3.
+    interruptibility12: u64,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
+    /// What an MSR area of an exit to L2 has led to.
+    abort: Option<msr_lists::Abort>,
 }
 
 /// What of L1 goes into every vmcs13.
 #[derive(Debug, Clone, Copy)]
 pub struct Constants {
     /// L1's host state, with the stack pointer.
-    pub host: HostState,
+    pub host: vmcs12::HostState,
     /// Physical address of the I/O bitmaps, both of all ones.
     pub io_bitmaps: [u64; 2],
     /// EPT pointer of L2.
@@ -77,16 +97,23 @@ impl Nested {
         msr_bitmap: regions::MergedBitmap,
         constants: Constants,
         hardware: Option<regions::Hardware>,
+        base: vmcs12::Controls,
     ) -> Self {
         Self {
             offered,
             operation: Operation::new(&offered, physical_address_width),
             composition,
             running: None,
-            regions: regions::Regions::new(msr_bitmap, constants, hardware),
+            regions: regions::Regions::new(msr_bitmap, constants, hardware, base.secondary),
+            long_mode: false,
+            base,
             primary12: PrimaryProcessorBased::empty(),
             timer: None,
+            host_is_loaded: false,
+            loaded: HostState::default(),
+            interruptibility12: 0,
             free: free_fields(),
+            abort: None,
         }
     }
 
@@ -94,6 +121,21 @@ impl Nested {
     #[must_use]
     pub const fn runs_l3(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// VMXON and VMPTRLD, for tests.
+    #[cfg(test)]
+    pub(crate) fn turn_on<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, vmxon_region: u64, region: u64) {
+        use shadow::operation::Reply;
+        let mut world = regions::World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut self.regions };
+        assert_eq!(self.operation.vmxon(vmxon_region, &mut world), Reply::Succeed);
+        assert_eq!(self.operation.vmptrld(region, &mut world), Reply::Succeed);
+    }
+
+    /// The end of the run, after a VMX abort.
+    #[must_use]
+    pub fn msr_abort(&self) -> Option<End> {
+        self.abort.map(msr_lists::Abort::end)
     }
 
     /// When L2's VMX-preemption timer ends L3's run.
@@ -117,10 +159,10 @@ fn free_fields() -> FieldSet {
 /// What L1 wants of vmcs13.
 fn outer<P: Platform>(vcpu: &Vcpu<'_, P>, nested: &Nested) -> Outer {
     Outer {
-        pin_based: vcpu.controls.pin_based,
-        primary: vcpu.controls.primary,
-        secondary: vcpu.controls.secondary,
-        entry: vcpu.controls.entry,
+        pin_based: nested.base.pin_based,
+        primary: nested.base.primary,
+        secondary: nested.base.secondary,
+        entry: nested.base.entry,
         exception_bitmap: nested.regions.constants.exception_bitmap,
         owned: owned(vcpu),
         cr0_required: vcpu.capabilities.cr0_fixed().required & !(CR0_PE | CR0_PG),

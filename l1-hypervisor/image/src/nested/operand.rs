@@ -12,7 +12,7 @@ use vmcs::instruction_information::{InstructionInformation, MemoryOperand, Opera
 use crate::exit::Action;
 use crate::exit::information::Exit;
 use crate::exit::segment::{Offsets, STACK};
-use crate::guest_paging::{PageFault, is_canonical, read_linear, write_linear};
+use crate::guest_paging::{is_canonical, read_linear, write_linear};
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
@@ -86,11 +86,6 @@ fn segment_fault(segment: usize) -> Action {
     if segment == STACK { Action::exception(Vector::SS, Some(0)) } else { Action::GENERAL_PROTECTION }
 }
 
-fn page_fault<P: Platform>(vcpu: &mut Vcpu<'_, P>, fault: PageFault) -> Action {
-    vcpu.platform.set_cr2(fault.address);
-    Action::exception(Vector::PF, Some(fault.error_code))
-}
-
 /// Reads a memory operand of `N` bytes.
 ///
 /// # Errors
@@ -105,7 +100,7 @@ pub fn read<const N: usize, P: Platform>(
     let mut bytes = [0; N];
     match read_linear(&mut vcpu.memory, &paging, linear, &mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(fault) => Err(page_fault(vcpu, fault)),
+        Err(fault) => Err(vcpu.page_fault(fault)),
     }
 }
 
@@ -116,5 +111,5 @@ pub fn read<const N: usize, P: Platform>(
 pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, operand: &MemoryOperand, bytes: &[u8]) -> Result<(), Action> {
     let linear = linear_address(vcpu, exit, operand, bytes.len() as u64, true)?;
     let paging = vcpu.paging_state();
-    write_linear(&mut vcpu.memory, &paging, linear, bytes).map_err(|fault| page_fault(vcpu, fault))
+    write_linear(&mut vcpu.memory, &paging, linear, bytes).map_err(|fault| vcpu.page_fault(fault))
 }

@@ -1,9 +1,8 @@
 //! The VMCS regions of nesting, and the state machine's view of the world.
 
 use shadow::bitmap::msr_bit;
-use shadow::field_set::FieldSet;
 use shadow::operation::{Machine, SLOTS};
-use shadow::shadowing::{Served, Shadow};
+use shadow::shadowing::Served;
 use shadow::vmcs23::Vmcs23;
 use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::Field;
@@ -31,54 +30,49 @@ pub struct Regions {
     prepared: [bool; SLOTS],
     /// The EPT pointer and the "use MSR bitmaps" that a vmcs13 holds.
     ept_pointer: [u64; SLOTS],
+    /// The TSC offset of L2 that went into a vmcs13.
+    tsc_offset: [u64; SLOTS],
     /// Hardware VMCS shadowing, where it is used.
     pub(super) hardware: Option<Hardware>,
+    /// The secondary controls of vmcs12.
+    secondary12: Secondary,
 }
 
 /// Hardware VMCS shadowing: a shadow VMCS for each place of the cache.
 #[derive(Debug)]
 pub struct Hardware {
     served: Served,
-    readable: FieldSet,
-    shadows: [Shadow; SLOTS],
-    secondary12: Secondary,
 }
 
 impl Hardware {
-    /// Before any shadow VMCS was written; `secondary12` are the secondary controls of vmcs12 without "VMCS shadowing".
+    /// Before any shadow VMCS was written.
     #[must_use]
-    pub fn new(served: Served, secondary12: Secondary) -> Self {
-        Self { readable: served.readable(), served, shadows: [const { Shadow::new() }; SLOTS], secondary12 }
+    pub const fn new(served: Served) -> Self {
+        Self { served }
     }
 
     /// Copies to the shadow VMCS, which is current afterwards.
     #[inline]
-    pub(super) fn send<P: Platform>(&mut self, slot: usize, vmcs23: &Vmcs23, platform: &mut P) -> u32 {
+    pub(super) fn send<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P) -> u32 {
         platform.make_current(shadow_region(slot));
-        self.shadows.get_mut(slot).map_or(0, |shadow| shadow.send(&self.served, vmcs23, platform))
+        self.served.send(vmcs23, platform)
     }
 
     /// Copies from the shadow VMCS, which is current afterwards.
     #[inline]
     pub(super) fn fetch<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P) -> u32 {
         platform.make_current(shadow_region(slot));
-        self.shadows.get_mut(slot).map_or(0, |shadow| shadow.fetch(&self.served, vmcs23, platform))
-    }
-
-    fn forget(&mut self, slot: usize) {
-        if let Some(shadow) = self.shadows.get_mut(slot) {
-            shadow.forget();
-        }
+        self.served.fetch(vmcs23, platform)
     }
 
     /// Whether guest state that L1 would rather leave in vmcs13 is among the fields.
     pub(super) fn serves_everything(&self) -> bool {
-        self.readable.intersects(&shadow::exit::LAZY)
+        self.served.readable().intersects(&shadow::exit::LAZY)
     }
 
     /// Whether L2 reads the field without an exit.
     pub(super) fn serves(&self, field: Field) -> bool {
-        self.readable.contains(field)
+        self.served.readable().contains(field)
     }
 }
 
@@ -87,9 +81,32 @@ fn shadow_region(slot: usize) -> Region {
 }
 
 impl Regions {
-    pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>) -> Self {
+    pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>, secondary12: Secondary) -> Self {
         bitmap.words.fill(!0);
-        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], hardware }
+        Self {
+            constants,
+            bitmap,
+            prepared: [false; SLOTS],
+            ept_pointer: [0; SLOTS],
+            tsc_offset: [0; SLOTS],
+            hardware,
+            secondary12,
+        }
+    }
+
+    /// Sets or clears a secondary control of vmcs12, which is current.
+    pub(super) fn set_secondary12<P: Platform>(&mut self, platform: &mut P, control: Secondary, on: bool) {
+        let mut controls = self.secondary12;
+        controls.set(control, on);
+        if controls != self.secondary12 {
+            self.secondary12 = controls;
+            platform.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
+        }
+    }
+
+    /// Whether L2's descriptor-table instructions exit.
+    pub(super) const fn guards(&self) -> bool {
+        self.secondary12.contains(Secondary::DESCRIPTOR_TABLE_EXITING)
     }
 
     /// Writes what never changes to a vmcs13 that is current for the first time.
@@ -122,6 +139,17 @@ impl Regions {
         ];
         for (field, value) in rows {
             platform.write(field, value);
+        }
+    }
+
+    /// Sees to it that the TSC offset is merged again if L2's has changed since.
+    #[inline]
+    pub(super) fn note_tsc_offset(&mut self, slot: usize, offset: u64, vmcs23: &mut Vmcs23) {
+        if let Some(old) = self.tsc_offset.get_mut(slot)
+            && *old != offset
+        {
+            *old = offset;
+            vmcs23.changed.insert(Field::TSC_OFFSET);
         }
     }
 
@@ -228,15 +256,14 @@ impl<P: Platform> Machine for World<'_, '_, P> {
         }
     }
 
-    fn activate(&mut self, slot: usize, vmcs23: &Vmcs23) {
+    fn activate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
         let Some(hardware) = &mut self.regions.hardware else { return };
         let region = shadow_region(slot);
         let address = self.platform.address(region);
         hardware.send(slot, vmcs23, self.platform);
         self.platform.make_current(Region::Vmcs12);
         self.platform.write(Field::VMCS_LINK_POINTER, address);
-        let secondary = hardware.secondary12 | Secondary::VMCS_SHADOWING;
-        self.platform.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary.bits().into());
+        self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, true);
     }
 
     fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
@@ -244,17 +271,15 @@ impl<P: Platform> Machine for World<'_, '_, P> {
         hardware.fetch(slot, vmcs23, self.platform);
         self.platform.make_current(Region::Vmcs12);
         self.platform.write(Field::VMCS_LINK_POINTER, u64::MAX);
-        let secondary = hardware.secondary12;
-        self.platform.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary.bits().into());
+        self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, false);
     }
 
     fn release(&mut self, slot: usize) {
         if self.regions.prepared.get(slot).copied().unwrap_or(false) {
             self.platform.clear(vmcs13(slot));
         }
-        if let Some(hardware) = &mut self.regions.hardware {
+        if self.regions.hardware.is_some() {
             self.platform.clear(shadow_region(slot));
-            hardware.forget(slot);
         }
     }
 }

@@ -8,14 +8,12 @@ use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use shadow::operation::Machine as _;
 
-/// Before L2 reads or writes a field: guest state that is still in vmcs13 is fetched.
-#[inline]
-pub fn before_access<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, field: Field) {
+/// L2 asks for guest state that is still in vmcs13: all of it is fetched.
+#[inline(never)]
+pub fn fetch_guest_state<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
     let Some(slot) = nested.operation.current_slot() else { return };
     let mut world = World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut nested.regions };
-    if let Some(vmcs23) = nested.operation.current()
-        && vmcs23.in_vmcs13.contains(field)
-    {
+    if let Some(vmcs23) = nested.operation.current() {
         world.pull(slot, vmcs23);
     }
 }

@@ -12,7 +12,7 @@ use vmcs::controls::PrimaryProcessorBased as Primary;
 use vmcs::field::Field;
 use vmcs::qualification::{ControlRegisterAccess, ControlRegisterAccessType};
 
-use super::{Nested, raise};
+use super::Nested;
 use crate::exit::Action;
 use crate::exit::information::Exit;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -51,9 +51,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &m
     }
     let register = access.general_register().number().into();
     match access.access() {
-        ControlRegisterAccessType::MovTo if vcpu.operand(register) & CR8_RESERVED != 0 => {
-            Some(raise::for_l3(vcpu, nested, Action::GENERAL_PROTECTION))
-        }
+        ControlRegisterAccessType::MovTo if vcpu.operand(register) & CR8_RESERVED != 0 => Some(Action::GENERAL_PROTECTION),
         // 15 is never below the threshold, so no exit follows.
         ControlRegisterAccessType::MovTo => Some(Action::Complete),
         _ => {

@@ -6,7 +6,7 @@ use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::Field;
 
 use super::memory::is_ept_pointer;
-use super::{Nested, exit, raise};
+use super::{Nested, exit};
 use crate::context::register::{RAX, RCX};
 use crate::exit::Action;
 use crate::exit::information::Exit;
@@ -35,9 +35,9 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &E
         |address| memory.read_u64(GuestPhysical(address)),
     );
     match outcome {
-        Outcome::InvalidOpcode => raise::for_l3(vcpu, nested, Action::INVALID_OPCODE),
+        Outcome::InvalidOpcode => Action::INVALID_OPCODE,
         Outcome::Exit => {
-            exit::reflect(vcpu, nested, exit.reason);
+            exit::reflect(vcpu, nested, exit);
             Action::Reflect
         }
         Outcome::Switched(pointer) => {

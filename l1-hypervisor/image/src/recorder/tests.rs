@@ -53,8 +53,8 @@ fn each_kind_of_exit() {
             Record { detail: 0x277, instruction_length: 2, ..base(Reason::RDMSR, Emulated) },
         ),
         (
-            Scripted::new(Reason::WRMSR).length(2).register(RCX, 0x1b).register(RDX, 5),
-            Record { detail: 0x1b | u64::from(general_protection.0) << 32, ..base(Reason::WRMSR, Injected) },
+            Scripted::new(Reason::WRMSR).length(2).register(RCX, 0x179).register(RDX, 5),
+            Record { detail: 0x179 | u64::from(general_protection.0) << 32, ..base(Reason::WRMSR, Injected) },
         ),
         (
             Scripted::new(Reason::VMCALL).length(3).register(RAX, 0x1234),

@@ -8,9 +8,11 @@ mod answers;
 mod exit;
 mod host;
 mod machine;
+mod nested;
 mod platform;
 
 pub(crate) use answers::{everything, haswell};
 pub(crate) use exit::Scripted;
 pub(crate) use machine::{Machine, START, TSC_FREQUENCY, TSC_START, TestVcpu, handle, step};
+pub(crate) use nested::{HOST_RIP, L3_START, VMCS23};
 pub(crate) use platform::TestPlatform;

@@ -68,6 +68,8 @@ pub(crate) struct TestPlatform {
     pub(crate) extended_control: u64,
     /// IA32_TSC_AUX.
     pub(crate) tsc_auxiliary: u64,
+    /// The MSRs that the guest has in the processor.
+    pub(crate) msrs: BTreeMap<u32, u64>,
     /// How often translations were invalidated.
     pub(crate) invalidations: usize,
     /// How often caches were written back.
@@ -95,6 +97,7 @@ impl TestPlatform {
             debug: [0, 0, 0, 0, 0xffff_0ff0],
             extended_control: 1,
             tsc_auxiliary: 0,
+            msrs: BTreeMap::new(),
             invalidations: 0,
             write_backs: 0,
             random: None,
@@ -187,6 +190,9 @@ impl Platform for TestPlatform {
     }
 
     fn make_current(&mut self, region: Region) {
+        if region == self.current {
+            return;
+        }
         let next = self.others.remove(&region).unwrap_or_default();
         let before = std::mem::replace(&mut self.vmcs, next);
         self.others.insert(std::mem::replace(&mut self.current, region), before);
@@ -231,6 +237,14 @@ impl Platform for TestPlatform {
 
     fn set_debug_register(&mut self, number: DebugRegister, value: u64) {
         *self.slot(number) = value;
+    }
+
+    fn passed_through_msr(&mut self, number: u32) -> u64 {
+        self.msrs.get(&number).copied().unwrap_or(0)
+    }
+
+    fn set_passed_through_msr(&mut self, number: u32, value: u64) {
+        self.msrs.insert(number, value);
     }
 
     fn tsc_auxiliary(&mut self) -> u64 {

@@ -41,13 +41,13 @@ impl Pair {
 
     fn set(&mut self, irq: u8, high: bool) {
         self.lines.set(irq, high);
-        self.pic.take_lines(&mut self.lines);
+        self.pic.take_lines(self.lines.take());
     }
 
     fn pulse(&mut self, irq: u8) {
         self.set(irq, false);
         self.lines.pulse(irq);
-        self.pic.take_lines(&mut self.lines);
+        self.pic.take_lines(self.lines.take());
     }
 
     fn interrupt(&mut self) -> Option<u8> {
@@ -298,7 +298,7 @@ fn would_interrupt_is_what_happens() {
                 let forecast = pair.pic.would_interrupt(irq);
                 pair.lines.pulse(irq);
                 pair.lines.set(irq, true);
-                pair.pic.take_lines(&mut pair.lines);
+                pair.pic.take_lines(pair.lines.take());
                 assert_eq!(pair.interrupt().is_some(), forecast, "IRQ {irq} while {serving} is in service, masked {masked}");
             }
         }

@@ -15,6 +15,28 @@ enum Step {
     Pass(Nanoseconds),
     Receive(u8),
     Acknowledge,
+    TakeNmi,
+    ReadMemory(u64, usize),
+    WriteMemory(u64, usize, u64),
+    WriteMsr(u32, u64),
+    Base(u64),
+}
+
+/// Registers of both APICs, and somewhere else.
+fn memory() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => (0..0x40_u64).prop_map(|number| 0xfee0_0000 + (number << 4)),
+        4 => proptest::sample::select(&[0xfec0_0000_u64, 0xfec0_0010][..]),
+        1 => any::<u64>(),
+    ]
+}
+
+fn value() -> impl Strategy<Value = u64> {
+    prop_oneof![0..0x40_u64, 0..0x8_0000_u64, any::<u64>()]
+}
+
+fn base() -> impl Strategy<Value = u64> {
+    proptest::sample::select(&[0xfee0_0900_u64, 0xfee0_0d00, 0xfee0_0100][..])
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -34,6 +56,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => nanoseconds.prop_map(Step::Pass),
         1 => any::<u8>().prop_map(Step::Receive),
         1 => Just(Step::Acknowledge),
+        1 => Just(Step::TakeNmi),
+        1 => memory().prop_map(|address| Step::ReadMemory(address, 4)),
+        4 => (memory(), value()).prop_map(|(address, value)| Step::WriteMemory(address, 4, value)),
+        1 => (0x800..0x840_u32, value()).prop_map(|(index, value)| Step::WriteMsr(index, value)),
+        1 => base().prop_map(Step::Base),
     ]
 }
 
@@ -53,6 +80,11 @@ impl Machine {
             Step::Acknowledge => {
                 self.devices.acknowledge_interrupt();
             }
+            Step::TakeNmi => self.devices.take_nmi(),
+            Step::ReadMemory(address, size) => drop(self.devices.read_memory(address, size, self.now)),
+            Step::WriteMemory(address, size, value) => drop(self.devices.write_memory(address, size, value, self.now)),
+            Step::WriteMsr(index, value) => drop(self.devices.write_local_apic(index, value, self.now)),
+            Step::Base(value) => drop(self.devices.set_local_apic_base(value, 39)),
         }
     }
 }
@@ -87,19 +119,20 @@ proptest! {
         for _ in 0..16 {
             machine.interrupt();
         }
-        if machine.devices.interrupt_pending() {
+        machine.devices.take_nmi();
+        if machine.devices.event_pending() {
             // A level-triggered line and automatic end of interrupt: it would go on for ever.
             return Ok(());
         }
         let Some(deadline) = machine.devices.next_deadline() else {
             machine.devices.advance(machine.now.saturating_add(100 * 365 * 86_400 * 1_000_000_000));
-            prop_assert!(!machine.devices.interrupt_pending(), "an interrupt without a deadline");
+            prop_assert!(!machine.devices.event_pending(), "an interrupt without a deadline");
             return Ok(());
         };
         machine.devices.advance(deadline - 1);
-        prop_assert!(!machine.devices.interrupt_pending(), "an interrupt before its deadline");
+        prop_assert!(!machine.devices.event_pending(), "an interrupt before its deadline");
         machine.devices.advance(deadline);
-        prop_assert!(machine.devices.interrupt_pending(), "no interrupt at its deadline");
+        prop_assert!(machine.devices.event_pending(), "no interrupt at its deadline");
     }
 
     /// With everything masked there is no deadline, whatever the timers are set to.
@@ -109,7 +142,9 @@ proptest! {
         for step in &steps {
             machine.take(step);
         }
-        // Whatever state the steps left the controllers in: initialize and mask.
+        // Whatever state the steps left the controllers in: initialize and mask. The APICs: disable and mask.
+        machine.devices.set_local_apic_base(0xfee0_0100, 39).expect("every mode can be left for this");
+        machine.devices.take_nmi();
         for port in [0x20, 0xa0] {
             machine.write(port, 0x11);
             for value in [0x20, 0x04, 0x01, 0xff] {

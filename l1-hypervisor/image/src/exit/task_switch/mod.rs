@@ -55,10 +55,7 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     let switch = TaskSwitch(exit.qualification(&mut vcpu.platform));
     match perform(vcpu, exit, switch) {
         Ok(action) => action,
-        Err(Fault::Page(fault)) => {
-            vcpu.platform.set_cr2(fault.address);
-            Action::exception(Vector::PF, Some(fault.error_code))
-        }
+        Err(Fault::Page(fault)) => vcpu.page_fault(fault),
         Err(Fault::Exception { vector, error_code }) => Action::exception(vector, Some(error_code)),
     }
 }

@@ -35,17 +35,17 @@ fn bits(numbers: &[u32]) -> u32 {
 
 #[test]
 fn of_a_processor_with_everything_the_guest_sees_only_what_it_can_use() {
-    // PCLMULQDQ, SSSE3, FMA, CX16, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND, and the
-    // hypervisor bit; SSE3 and what else is not hidden. OSXSAVE (27) is not: CR4 does not have it.
-    let hidden = bits(&[2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 18, 21, 24, 27]);
+    // PCLMULQDQ, SSSE3, FMA, CX16, PCID, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, AES, XSAVE, AVX, F16C,
+    // RDRAND, and the hypervisor bit; SSE3 and what else is not hidden. OSXSAVE (27) is not: CR4 does not have it.
+    let hidden = bits(&[2, 3, 4, 5, 6, 7, 8, 11, 14, 15, 18, 27]);
     for subleaf in [0, 1, 0x1234_5678] {
         let leaf_1 = answer(everything, 1, subleaf, 0);
         assert_eq!(leaf_1.ecx, !hidden, "leaf 1 has no sub-leaves: ECX {subleaf:#x} changes nothing");
-        assert_eq!(leaf_1.edx, !bits(&[7, 9, 12, 14, 18, 21, 22, 28, 29, 31]), "ECX {subleaf:#x}");
+        assert_eq!(leaf_1.edx, !bits(&[7, 12, 14, 18, 21, 22, 28, 29, 31]), "ECX {subleaf:#x}");
         assert_eq!(leaf_1.ebx >> 16, 1, "one logical processor, APIC identifier 0");
-        for leaf in [6, 0xa] {
-            assert_eq!(answer(everything, leaf, subleaf, 0), CpuidResult::default(), "leaf {leaf:#x} ECX {subleaf:#x}");
-        }
+        let leaf_6 = CpuidResult { eax: 1 << 2, ..CpuidResult::default() };
+        assert_eq!(answer(everything, 6, subleaf, 0), leaf_6, "the APIC timer always runs");
+        assert_eq!(answer(everything, 0xa, subleaf, 0), CpuidResult::default(), "ECX {subleaf:#x}");
     }
     let leaf_7 = answer(everything, 7, 0, 0);
     assert_eq!(leaf_7.eax, 0, "no further sub-leaf");
@@ -66,7 +66,33 @@ fn of_a_processor_with_everything_the_guest_sees_only_what_it_can_use() {
     for subleaf in [2, 5, 6, 7, 9] {
         assert_ne!(answer(everything, 0xd, subleaf, 0), CpuidResult::default(), "state {subleaf} is offered");
     }
-    assert_eq!(answer(everything, 0xb, 1, 0), CpuidResult { ecx: 1, ..CpuidResult::default() }, "no x2APIC");
+}
+
+/// SDM 2A "CPUID", leaf 0BH: levels until one has no processors.
+#[test]
+fn one_processor_with_the_x2apic_identifier_0() {
+    let level = |subleaf| answer(everything, 0xb, subleaf, 0);
+    assert_eq!(level(0), CpuidResult { ebx: 1, ecx: 0x100, ..CpuidResult::default() }, "threads of a core");
+    assert_eq!(level(1), CpuidResult { ebx: 1, ecx: 0x201, ..CpuidResult::default() }, "cores of the package");
+    assert_eq!(level(2), CpuidResult { ecx: 2, ..CpuidResult::default() });
+    assert_eq!(level(0x1ff), CpuidResult { ecx: 0xff, ..CpuidResult::default() });
+}
+
+fn nothing(leaf: u32, _: u32) -> CpuidResult {
+    CpuidResult { eax: if leaf == 0 { 0xd } else { 0 }, ..CpuidResult::default() }
+}
+
+#[test]
+fn the_local_apic_is_shown_while_it_is_enabled() {
+    let mut machine = Machine::long_mode();
+    machine.cpuid = nothing;
+    let mut vcpu = machine.vcpu();
+    for (base, shown) in [(0xfee0_0900, 1), (0xfee0_0100, 0), (0xfee0_0900, 1), (0xfee0_0d00, 1)] {
+        assert_eq!(vcpu.devices.set_local_apic_base(base, 39), Ok(()));
+        handle(&mut vcpu, &Scripted::new(Reason::CPUID).register(RAX, 1));
+        assert_eq!(vcpu.context.general[RDX] >> 9 & 1, shown, "IA32_APIC_BASE {base:#x}");
+        assert_eq!(vcpu.context.general[RCX] >> 21 & 0b1001, 0b1001, "x2APIC, TSC-deadline, whatever the machine has");
+    }
 }
 
 #[test]

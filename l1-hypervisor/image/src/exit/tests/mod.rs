@@ -8,6 +8,7 @@ mod exception;
 mod halt;
 mod hostile;
 mod io;
+mod local_apic;
 mod memory;
 mod msr;
 mod xsetbv;
