@@ -1,7 +1,7 @@
 //! Every guest hypervisor on Bochs itself, without L1: the emulated processor says what each must print under L1.
 //!
-//! All processors must give the same text: with VMCS shadowing or without, a guest hypervisor sees no difference in what
-//! these guests look at.
+//! All processors that have what a guest looks at must give the same text: with VMCS shadowing or without, a guest
+//! hypervisor sees no difference in everything else.
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -10,7 +10,15 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tests::program;
 use tests::skip::skipped;
 
-const PROCESSORS: [&str; 3] = ["haswell", "ivy-bridge", "skylake-x"];
+const PROCESSORS: &[&str] = &["haswell", "ivy-bridge", "skylake-x"];
+
+/// Guests that look at something that not all of these processors have, and the processors that have it.
+const ONLY_ON: &[(&str, &[&str])] = &[
+    ("nested-eptp-switching", &["haswell", "skylake-x"]),
+    ("nested-page-modification-log", &["skylake-x"]),
+    ("nested-shadow-vmcs", &["haswell", "skylake-x"]),
+    ("nested-tsc-scaling", &["skylake-x"]),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -23,12 +31,13 @@ fn test(guest: &'static str) -> Result<Completion, Failed> {
     if let Err(problem) = l1_hypervisor::machine::bochs::process::is_installed() {
         return skipped(problem);
     }
-    let first = run(guest, PROCESSORS[0])?;
-    for processor in &PROCESSORS[1..] {
+    let processors = ONLY_ON.iter().find(|(name, _)| *name == guest).map_or(PROCESSORS, |(_, processors)| processors);
+    let first = run(guest, processors[0])?;
+    for processor in &processors[1..] {
         let other = run(guest, processor)?;
         if other != first {
             let difference =
-                similar::TextDiff::from_lines(&first, &other).unified_diff().header(PROCESSORS[0], processor).to_string();
+                similar::TextDiff::from_lines(&first, &other).unified_diff().header(processors[0], processor).to_string();
             return Err(difference.into());
         }
     }

@@ -295,7 +295,6 @@ pub const LEFT_OUT: &[LeftOut] = &[
     left_out(
         Word::Secondary,
         Secondary::EPT_VIOLATION_VE
-            .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::MODE_BASED_EXECUTE_CONTROL_FOR_EPT)
             .union(Secondary::SUB_PAGE_WRITE_PERMISSIONS_FOR_EPT)
             .bits(),
@@ -305,6 +304,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
         Word::Secondary,
         Secondary::ENABLE_ENCLS_EXITING
             .union(Secondary::CONCEAL_VMX_FROM_PT)
+            .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::PASID_TRANSLATION)
             .union(Secondary::INTEL_PT_USES_GUEST_PHYSICAL_ADDRESSES)
             .union(Secondary::ENABLE_USER_WAIT_AND_PAUSE)
