@@ -8,6 +8,7 @@
 
 pub mod control_register;
 pub mod entry;
+pub mod events;
 mod exception;
 pub mod exit;
 pub mod field_access;
@@ -132,6 +133,11 @@ impl Nested {
     #[must_use]
     pub fn msr_abort(&self) -> Option<End> {
         self.abort.map(msr_lists::Abort::end)
+    }
+
+    /// What is noted down for the recorder.
+    pub const fn events(&mut self) -> &mut events::Events {
+        &mut self.regions.events
     }
 
     /// When L2's VMX-preemption timer ends L3's run.
