@@ -146,6 +146,20 @@ const LOADED: FieldSet = FieldSet::of(&[
     Field::GUEST_CR0,
 ]);
 
+/// Fields that are merged together, by what they are about. The last three are not written by [`merge`] itself.
+pub const GROUPS: &[(&str, FieldSet)] = &[
+    ("copied", COPIED),
+    ("injection", INJECTION),
+    ("processor-based", PROCESSOR_BASED),
+    ("exceptions", EXCEPTIONS),
+    ("CR0", CR0),
+    ("CR4", CR4),
+    ("loaded", LOADED),
+    ("translation", FieldSet::of(&[Field::EPT_POINTER, Field::VIRTUAL_PROCESSOR_IDENTIFIER])),
+    ("bitmaps", FieldSet::of(&[Field::MSR_BITMAP, Field::IO_BITMAP_A, Field::IO_BITMAP_B])),
+    ("timer", FieldSet::of(&[Field::VMX_PREEMPTION_TIMER_VALUE])),
+];
+
 const VALID: u64 = 1 << 31;
 const EFER_LONG_MODE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;

@@ -138,6 +138,12 @@ pub fn rule_name(number: u16) -> &'static str {
     usize::from(number).checked_sub(1).and_then(|row| RULES.get(row)).map_or("default", |rule| rule.name)
 }
 
+/// The number of the rule about an exit with this reason; [`DEFAULT_RULE`] if there is none.
+#[must_use]
+pub fn rule_about(reason: Reason) -> u16 {
+    INDEX.get(usize::from(reason.0)).copied().unwrap_or(0).into()
+}
+
 /// Row of a reason plus one.
 static INDEX: [u8; 128] = {
     let mut index = [0; 128];

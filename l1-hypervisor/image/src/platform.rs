@@ -36,6 +36,9 @@ pub enum Region {
 
 /// The processor, with the VMCS of the guest current.
 pub trait Platform: VmcsAccess {
+    /// Whether the steps of nesting are noted down for the recorder.
+    const NOTES: bool;
+
     /// Runs the guest until its next exit.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Writes down every exit and sends what is written to the host.
 
+use exit_trace::nested::is_vmx_instruction;
 use exit_trace::record::{self, Action as RecordAction, Record, RecordKind, cpuid_detail, injected_detail, msr_detail};
 use exit_trace::ring::Ring;
 use vmcs::event::{Injection, InterruptionInformation};
@@ -12,13 +13,16 @@ use crate::exit::information::Exit;
 use crate::platform::{EntryFailure, Platform};
 use crate::vcpu::Vcpu;
 
+pub mod nested;
+
 /// Records the ring holds.
 pub const CAPACITY: usize = 1024;
 /// With so many records waiting they are sent: early enough that none is lost, late enough to send them in one go.
 const SEND_AT: u64 = 256;
-/// Level of the guest, and of L1 that handles its exits.
-const LEVEL_L2: u8 = 2;
+/// Levels of the guest, of L1 that handles its exits, and of the guest's own guest.
 const LEVEL_L1: u8 = 1;
+const LEVEL_L2: u8 = exit_trace::nested::LEVEL_L2;
+const LEVEL_L3: u8 = exit_trace::nested::LEVEL_L3;
 
 /// The ring, and whether records are sent as they come.
 #[derive(Debug)]
@@ -26,13 +30,15 @@ pub struct Recorder {
     /// The records.
     pub ring: Ring<CAPACITY>,
     stream: bool,
+    /// An entry of L3 that the processor has not begun yet.
+    entry: Option<Record>,
 }
 
 impl Recorder {
     /// A recorder that sends nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { ring: Ring::new(), stream: false }
+        Self { ring: Ring::new(), stream: false, entry: None }
     }
 
     /// Sends records as they come from now on.
@@ -71,7 +77,7 @@ impl Default for Recorder {
 pub fn begin<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> Record {
     let mut record = Record {
         reason: exit.reason.0,
-        level: LEVEL_L2,
+        level: if vcpu.runs_l3 { LEVEL_L3 } else { LEVEL_L2 },
         owner: LEVEL_L1,
         kind: RecordKind::Exit as u8,
         rip: exit.rip,
@@ -103,6 +109,7 @@ pub fn begin<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> 
         Reason::CONTROL_REGISTER_ACCESS | Reason::MOV_DR | Reason::TASK_SWITCH | Reason::INVLPG => {
             record.info1 = exit.qualification(&mut vcpu.platform);
         }
+        reason if is_vmx_instruction(reason) => nested::describe_instruction(vcpu, &mut record),
         _ if exit.reason.is_entry_failure() => record.info1 = exit.qualification(&mut vcpu.platform),
         _ => {}
     }
@@ -122,6 +129,9 @@ pub fn finish(record: &mut Record, exit: &Exit, action: Action, injected: Option
         Action::Stop(_) => RecordAction::Stopped,
     };
     record.action = outcome as u8;
+    if outcome == RecordAction::Reflected {
+        record.owner = LEVEL_L2;
+    }
     if let (RecordAction::Injected, Some(event)) = (outcome, injected) {
         match exit.reason.basic() {
             Reason::CPUID | Reason::IO_INSTRUCTION | Reason::EPT_VIOLATION | Reason::EPT_MISCONFIGURATION => {}

@@ -22,6 +22,9 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         if let Err(failure) = vcpu.platform.enter(&mut vcpu.context) {
             if vcpu.runs_l3 {
                 nested::entry::refuse(vcpu);
+                if RECORD {
+                    recorder.refused(vcpu);
+                }
                 if let Err(end) = vcpu.prepare_entry() {
                     return end;
                 }
@@ -36,14 +39,13 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         if !RECORD && !vcpu.runs_l3 && dispatch::handle_shortly(vcpu, &exit) {
             continue;
         }
-        let record = RECORD.then(|| recorder::begin(vcpu, &mut exit, tsc));
+        let record = RECORD.then(|| recorder.begin(vcpu, &mut exit, tsc));
         let action = if vcpu.runs_l3 { nested::exit::handle(vcpu, &mut exit) } else { dispatch::handle(vcpu, &mut exit) };
         let result = vcpu.apply(&mut exit, action).and_then(|()| vcpu.prepare_entry());
-        if let Some(mut record) = record {
+        if let Some(pending) = record {
             let now = vcpu.platform.time_stamp_counter();
             let shown = if let Err(end) = result { Action::Stop(end) } else { action };
-            recorder::finish(&mut record, &exit, shown, vcpu.injected(), now);
-            recorder.ring.push(record);
+            recorder.finish(vcpu, pending, &mut exit, shown, now);
             send(recorder, &mut *vcpu.console, waits(&exit));
         }
         if let Err(end) = result {

@@ -43,6 +43,7 @@ use crate::nested::regions::{Hardware, MergedBitmap};
 use crate::nested::{Constants, Nested};
 use crate::nested_profile::nested_profile;
 use crate::oracle;
+use crate::platform::Platform;
 use crate::run::run;
 use crate::vcpu::Vcpu;
 use crate::verdict;
@@ -117,7 +118,11 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
         }
         Err(problem) => end_with_text(channel, EndReason::UnfitMachine, format_args!("{problem}")),
     };
-    host_guest(channel, &information, &capabilities, bases, tsc_at_start, mode)
+    if information.trace_mode == TRACE_OFF {
+        host_guest::<false>(channel, &information, &capabilities, bases, tsc_at_start, mode)
+    } else {
+        host_guest::<true>(channel, &information, &capabilities, bases, tsc_at_start, mode)
+    }
 }
 
 /// A fixed structure and the rest of the bytes are what they were when the host put them together.
@@ -230,7 +235,8 @@ fn shadowing(capabilities: &Capabilities, requested: u32) -> Result<ShadowingMod
     ShadowingMode::choose(requested, capabilities)
 }
 
-fn host_guest(
+/// Hosts the guest to its end. With `RECORD` its exits are written down.
+fn host_guest<const RECORD: bool>(
     channel: &'static mut Channel,
     information: &BootInformation,
     capabilities: &Capabilities,
@@ -248,7 +254,7 @@ fn host_guest(
     memory.write(GuestPhysical(tables), &acpi::tables(tables as u32));
 
     // SAFETY: VMX operation was entered; VMCS12 holds the revision identifier and is used for nothing else.
-    let loaded = unsafe { CurrentVmcs::load(VMCS12.address(0)) };
+    let loaded = unsafe { CurrentVmcs::<RECORD>::load(VMCS12.address(0)) };
     let mut platform = match loaded {
         Ok(platform) => platform,
         Err(failure) => panic!("VMCLEAR or VMPTRLD of vmcs12 failed: {failure:?}"),
@@ -290,15 +296,10 @@ fn host_guest(
     };
     let tsc_at_first_entry = processor::time_stamp_counter();
     let mut exits = 0;
-    let end = match information.trace_mode {
-        TRACE_OFF => run::<false, _>(&mut vcpu, recorder, &mut exits),
-        mode => {
-            if mode == TRACE_STREAM {
-                recorder.start_stream();
-            }
-            run::<true, _>(&mut vcpu, recorder, &mut exits)
-        }
-    };
+    if information.trace_mode == TRACE_STREAM {
+        recorder.start_stream();
+    }
+    let end = run::<RECORD, _>(&mut vcpu, recorder, &mut exits);
     let counts = vcpu.platform.access_counts();
     let counters = Counters {
         exits,
@@ -322,8 +323,8 @@ fn host_guest(
 }
 
 /// VMX for L2: the regions and tables that L1 needs for it.
-fn prepare_nested(
-    vcpu: &mut Vcpu<'_, CurrentVmcs>,
+fn prepare_nested<const RECORD: bool>(
+    vcpu: &mut Vcpu<'_, CurrentVmcs<RECORD>>,
     offered: Capabilities,
     host: HostState,
     structures: &Structures,
@@ -420,7 +421,7 @@ fn host_state(bases: descriptor_table::Bases) -> HostState {
     }
 }
 
-fn final_state(vcpu: &mut Vcpu<'_, CurrentVmcs>) -> FinalState {
+fn final_state(vcpu: &mut Vcpu<'_, impl Platform>) -> FinalState {
     let general = vcpu.context.general;
     let mut read = |field| vcpu.platform.read(field);
     FinalState {
@@ -462,7 +463,7 @@ fn final_state(vcpu: &mut Vcpu<'_, CurrentVmcs>) -> FinalState {
 }
 
 /// What is said about the end of a run; of an entry that failed, also which rules it broke.
-fn end_text(vcpu: &mut Vcpu<'_, CurrentVmcs>, end: End) -> Text<END_TEXT> {
+fn end_text(vcpu: &mut Vcpu<'_, impl Platform>, end: End) -> Text<END_TEXT> {
     let mut text = Text::new();
     // Text cuts what does not fit and never fails.
     let _ = write!(text, "{}", end.text);

@@ -62,7 +62,8 @@ impl VmxInstruction {
 }
 
 /// The VMX instructions but VMCALL and VMFUNC, which mean something of their own to a guest of L1's.
-const fn is_vmx_instruction(reason: R) -> bool {
+#[must_use]
+pub const fn is_vmx_instruction(reason: R) -> bool {
     matches!(
         reason,
         R::VMCLEAR

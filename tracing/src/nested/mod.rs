@@ -20,7 +20,7 @@ pub use copy::{Direction, Merge, MergeGroups, ShadowSync};
 pub use entry::{NestedEntry, NestedInject};
 pub use entry_failed::{EntryRule, NestedEntryFailed};
 pub use exit::{NestedExit, NestedInterruptExit};
-pub use instruction::{InstructionResult, VmxInstruction};
+pub use instruction::{InstructionResult, VmxInstruction, is_vmx_instruction};
 pub use intercepts::NestedIntercepts;
 
 use crate::record::{Record, RecordKind};

@@ -32,9 +32,10 @@ pub struct AccessCounts {
     pub vmclears: u64,
 }
 
-/// The processor with a current VMCS.
+/// The processor with a current VMCS. `NOTES` is [`Platform::NOTES`]: everything that runs on it is compiled once with and
+/// once without.
 #[derive(Debug)]
-pub struct CurrentVmcs {
+pub struct CurrentVmcs<const NOTES: bool = false> {
     current: Region,
     launched: [bool; REGIONS],
     regions: [u64; REGIONS],
@@ -56,7 +57,7 @@ const fn number(region: Region) -> usize {
 /// The regions that nesting needs beside vmcs12, in the order of [`Region`].
 static NESTED: Pages<{ REGIONS - 1 }> = Pages::new();
 
-impl CurrentVmcs {
+impl<const NOTES: bool> CurrentVmcs<NOTES> {
     /// Clears the VMCS region at `region` and makes it current.
     ///
     /// # Safety
@@ -142,7 +143,7 @@ impl CurrentVmcs {
     }
 }
 
-impl VmcsAccess for CurrentVmcs {
+impl<const NOTES: bool> VmcsAccess for CurrentVmcs<NOTES> {
     #[inline(always)]
     fn read(&mut self, field: Field) -> u64 {
         // Counting to 2^64 takes centuries; a check would cost two instructions at every access.
@@ -171,7 +172,9 @@ fn access_failed(instruction: &str, field: Field, failure: VmxFailure) -> ! {
     panic!("{instruction} of {field} ({:#x}) failed: {failure:?}", field.0)
 }
 
-impl Platform for CurrentVmcs {
+impl<const NOTES: bool> Platform for CurrentVmcs<NOTES> {
+    const NOTES: bool = NOTES;
+
     #[inline]
     fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure> {
         let launched = &mut self.launched[number(self.current)];

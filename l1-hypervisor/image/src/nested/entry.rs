@@ -6,6 +6,7 @@
 
 use core::cell::RefCell;
 
+use exit_trace::nested::Direction;
 use shadow::exit::{ExitInformation, HOST_FIELDS};
 use shadow::field_set::FieldSet;
 use shadow::merge::{self, Inherited};
@@ -60,7 +61,8 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         inherited(vcpu)
     };
     if let Some(hardware) = &mut nested.regions.hardware {
-        hardware.fetch(slot, vmcs23, &mut vcpu.platform);
+        let fields = hardware.fetch(slot, vmcs23, &mut vcpu.platform);
+        nested.regions.events.sync(Direction::FromShadow, fields, &mut vcpu.platform);
     }
     let instruction_fits = vmcs23.launched != launch && interruptibility & MOV_SS_BLOCKING == 0;
     if !instruction_fits || !holds_still(vmcs23, &nested.free) {
@@ -77,7 +79,9 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     let base = nested.regions.constants.memory_base;
     let tpr_shadow = super::virtual_apic::prepare(vmcs23, &mut vcpu.memory, base, &mut vcpu.platform);
     let outer = merge::Outer { tpr_shadow, ..outer };
-    merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
+    let changed = vmcs23.changed;
+    let fields = merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
+    nested.regions.events.enter(launch, vmcs23, &changed, fields, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
         nested.composition.pointer(vmcs23.get(Field::EPT_POINTER))
@@ -204,6 +208,7 @@ impl entry_check::Platform for L2Platform<'_, '_> {
 
 /// What a broken rule leads to.
 fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: Violation) -> Result<(), Reply> {
+    nested.regions.events.refuse(&violation, &mut vcpu.platform);
     match violation.outcome {
         Outcome::VmfailInvalid => Err(Reply::FailInvalid),
         Outcome::VmfailValid(error) => Err(nested.operation.fail(error)),
@@ -221,7 +226,9 @@ fn report<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, violation: V
 pub fn refuse<P: Platform>(vcpu: &mut Vcpu<'_, P>) {
     with(vcpu, |vcpu, nested| {
         exit::unwind(vcpu, nested);
-        let reply = nested.operation.fail(InstructionError::VM_ENTRY_WITH_INVALID_CONTROL_FIELDS);
+        let error = InstructionError::VM_ENTRY_WITH_INVALID_CONTROL_FIELDS;
+        nested.regions.events.refused(Outcome::VmfailValid(error), &mut vcpu.platform);
+        let reply = nested.operation.fail(error);
         let rflags = vcpu.platform.read(Field::GUEST_RFLAGS) & !Reply::FLAGS | reply.flags();
         vcpu.platform.write(Field::GUEST_RFLAGS, rflags);
         // vmcs12 still holds what its last exit, L2's VMLAUNCH or VMRESUME, has left.

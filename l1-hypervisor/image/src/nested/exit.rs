@@ -1,5 +1,6 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
+use exit_trace::nested::Direction;
 use l1_protocol::end::EndReason;
 use shadow::ept::{Access, Fault, Outcome, PageModificationLog};
 use shadow::exit::{
@@ -199,6 +200,7 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
     let reason = ExitReason(information.reason).basic();
     let by_instruction = reason.information().is_some_and(|row| row.instruction_length == When::Always);
+    nested.regions.events.leaving(vmcs23, &vcpu.platform);
     save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept, rip, by_instruction);
     information.write(vmcs23);
     if nested.regions.hardware.as_ref().is_some_and(super::regions::Hardware::serves_everything) {
@@ -213,6 +215,7 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
         let left = (timer >> rate).saturating_sub(now >> rate).min(u64::from(u32::MAX));
         vmcs23.record(Field::VMX_PREEMPTION_TIMER_VALUE, left);
     }
+    nested.regions.events.left(information, rip, vmcs23, &mut vcpu.platform);
     let interruption = InterruptionInformation(information.interruption);
     let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
@@ -225,6 +228,7 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
 
 /// A failed entry: L2's host state is loaded, and only the reason and the qualification change (SDM 3C 26.8).
 pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
+    nested.regions.events.failed(information, &mut vcpu.platform);
     let Some(vmcs23) = nested.operation.current() else { return };
     information.write(vmcs23);
     let cr0 = vcpu.seen_cr0();
@@ -291,7 +295,8 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     let slot = nested.operation.current_slot();
     let Some(vmcs23) = nested.operation.current() else { return };
     if let (Some(hardware), Some(slot)) = (&mut nested.regions.hardware, slot) {
-        hardware.send(slot, vmcs23, &mut vcpu.platform);
+        let fields = hardware.send(slot, vmcs23, &mut vcpu.platform);
+        nested.regions.events.sync(Direction::ToShadow, fields, &mut vcpu.platform);
     }
     switch(vcpu, Region::Vmcs12);
     let host = HostState::read(vmcs23, kept);

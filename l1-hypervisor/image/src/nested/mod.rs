@@ -9,6 +9,7 @@
 mod activity;
 pub mod control_register;
 pub mod entry;
+pub mod events;
 mod exception;
 pub mod exit;
 pub mod field_access;
@@ -157,6 +158,11 @@ impl Nested {
         self.end = self.end.or(Some(end));
         // The next thing the loop does is to look at the devices, and before them at this.
         vcpu.devices_changed();
+    }
+
+    /// What is noted down for the recorder.
+    pub const fn events(&mut self) -> &mut events::Events {
+        &mut self.regions.events
     }
 
     /// When L2's VMX-preemption timer ends L3's run.

@@ -1,5 +1,6 @@
 //! The VMCS regions of nesting, and the state machine's view of the world.
 
+use exit_trace::nested::Direction;
 use shadow::bitmap::msr_bit;
 use shadow::operation::{Machine, SLOTS};
 use shadow::shadowing::Served;
@@ -7,6 +8,7 @@ use shadow::vmcs23::Vmcs23;
 use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::Field;
 
+use super::events::Events;
 use super::{Constants, vmcs13};
 use crate::exit::msr::{PASSED_THROUGH, READ_THROUGH};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
@@ -36,6 +38,7 @@ pub struct Regions {
     pub(super) hardware: Option<Hardware>,
     /// The secondary controls of vmcs12.
     secondary12: Secondary,
+    pub(super) events: Events,
 }
 
 /// Hardware VMCS shadowing: a shadow VMCS for each place of the cache.
@@ -92,6 +95,7 @@ impl Regions {
             ept_pointer: [0; SLOTS],
             tsc_offset: [0; SLOTS],
             hardware,
+            events: Events::new(),
             secondary12,
         }
     }
@@ -262,7 +266,8 @@ impl<P: Platform> Machine for World<'_, '_, P> {
         let Some(hardware) = &mut self.regions.hardware else { return };
         let region = shadow_region(slot);
         let address = self.platform.address(region);
-        hardware.send(slot, vmcs23, self.platform);
+        let fields = hardware.send(slot, vmcs23, self.platform);
+        self.regions.events.sync(Direction::ToShadow, fields, self.platform);
         self.platform.make_current(Region::Vmcs12);
         self.platform.write(Field::VMCS_LINK_POINTER, address);
         self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, true);
@@ -270,7 +275,8 @@ impl<P: Platform> Machine for World<'_, '_, P> {
 
     fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
         let Some(hardware) = &mut self.regions.hardware else { return };
-        hardware.fetch(slot, vmcs23, self.platform);
+        let fields = hardware.fetch(slot, vmcs23, self.platform);
+        self.regions.events.sync(Direction::FromShadow, fields, self.platform);
         self.platform.make_current(Region::Vmcs12);
         self.platform.write(Field::VMCS_LINK_POINTER, u64::MAX);
         self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, false);

@@ -1,5 +1,6 @@
 //! L2's VMREAD and VMWRITE beside the canonical copy: what must be fetched first, what must be carried on.
 
+use exit_trace::nested::Direction;
 use vmcs::field::Field;
 
 use super::regions::World;
@@ -26,7 +27,8 @@ pub fn after_write<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, fie
         && let Some(slot) = nested.operation.current_slot()
         && let Some(vmcs23) = nested.operation.current()
     {
-        hardware.send(slot, vmcs23, &mut vcpu.platform);
+        let fields = hardware.send(slot, vmcs23, &mut vcpu.platform);
+        nested.regions.events.sync(Direction::ToShadow, fields, &mut vcpu.platform);
         vcpu.platform.make_current(Region::Vmcs12);
     }
 }

@@ -162,6 +162,8 @@ impl VmcsAccess for TestPlatform {
 }
 
 impl Platform for TestPlatform {
+    const NOTES: bool = true;
+
     fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure> {
         if let Some(failure) = self.refuse {
             return Err(failure);

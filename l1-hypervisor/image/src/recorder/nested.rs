@@ -1,0 +1,154 @@
+//! Exits and the steps of handling them, in the order of what happened.
+//!
+//! What always holds: an exit is in the ring from when it comes, as pending, and completed when it is handled; its steps
+//! stand behind it. An entry of L3 is in the ring once the processor has not refused it: what the processor refuses is a
+//! failed entry and nothing else.
+
+use exit_trace::nested::{InstructionResult, NestedInject, VmxInstruction, is_vmx_instruction};
+use exit_trace::record::{Action as RecordAction, Record, RecordKind};
+use shadow::reflect::rule_about;
+use vmcs::event::InterruptionInformation;
+use vmcs::exit_reason::BasicExitReason as Reason;
+use vmcs::field::Field;
+use vmcs::instruction_error::InstructionError;
+use vmcs::instruction_information::{InstructionInformation, Operands};
+
+use super::{LEVEL_L3, Recorder};
+use crate::exit::Action;
+use crate::exit::information::Exit;
+use crate::platform::Platform;
+use crate::vcpu::Vcpu;
+
+const RFLAGS_CF: u64 = 1;
+const RFLAGS_ZF: u64 = 1 << 6;
+
+/// An exit that is being handled.
+#[derive(Debug)]
+pub struct Pending {
+    record: Record,
+    /// Its number in the ring; `None` if it does not appear there.
+    number: Option<u64>,
+}
+
+impl Recorder {
+    /// An exit has come.
+    pub fn begin<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> Pending {
+        let mut record = super::begin(vcpu, exit, tsc);
+        let Some(nested) = &mut vcpu.nested else {
+            let number = self.ring.push(Record { action: RecordAction::Pending as u8, ..record });
+            return Pending { record, number: Some(number) };
+        };
+        let pointer = nested.operation.current_pointer();
+        nested.events().begin(pointer, exit.rip);
+        let refused = record.level == LEVEL_L3 && exit.reason.is_entry_failure();
+        let entry = self.entry.take();
+        if refused {
+            return Pending { record, number: None };
+        }
+        if let Some(entry) = entry {
+            self.ring.push(entry);
+        }
+        if record.level == LEVEL_L3 {
+            record.rule = rule_about(exit.reason.basic());
+        }
+        let number = self.ring.push(Record { action: RecordAction::Pending as u8, ..record });
+        Pending { record, number: Some(number) }
+    }
+
+    /// It is handled, and the next entry prepared.
+    pub fn finish<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, pending: Pending, exit: &mut Exit, action: Action, now: u64) {
+        let Pending { mut record, number } = pending;
+        let mut injected = vcpu.injected();
+        let mut shown = action;
+        let mut again = None;
+        if record.level == LEVEL_L3 {
+            match action {
+                Action::Resume if vcpu.runs_l3 => {
+                    let vectoring = InterruptionInformation(exit.idt_vectoring(&mut vcpu.platform));
+                    again = injected.take_if(|_| vectoring.is_valid());
+                }
+                // An interrupt of L2's devices has ended L3's turn.
+                Action::Resume if is_timed(exit.reason.basic()) => shown = Action::Reflect,
+                // L2 wants to see the exception that L1 was about to inject.
+                Action::Inject(_) if !vcpu.runs_l3 => shown = Action::Reflect,
+                _ => {}
+            }
+        }
+        super::finish(&mut record, exit, shown, injected, now);
+        if is_vmx_instruction(exit.reason.basic()) && action == Action::Complete {
+            complete_instruction(vcpu, &mut record);
+        }
+        if let Some(number) = number {
+            self.ring.amend(number, record);
+        }
+        if let Some(event) = again {
+            self.ring.push(NestedInject { rip: exit.rip, event }.record(now));
+        }
+        self.take_steps(vcpu);
+        if !vcpu.runs_l3 || matches!(action, Action::Stop(_)) {
+            self.flush_entry();
+        }
+    }
+
+    /// The processor has refused an entry of L3, and L2 will see its instruction fail.
+    #[cold]
+    pub fn refused<P>(&mut self, vcpu: &mut Vcpu<'_, P>) {
+        self.entry = None;
+        self.take_steps(vcpu);
+    }
+
+    /// Takes the steps over, but for an entry of L3 that is yet to come.
+    fn take_steps<P>(&mut self, vcpu: &mut Vcpu<'_, P>) {
+        let Some(nested) = &mut vcpu.nested else { return };
+        let pointer = nested.operation.current_pointer();
+        for step in nested.events().take(pointer) {
+            self.flush_entry();
+            if step.kind() == Some(RecordKind::NestedEntry) {
+                self.entry = Some(*step);
+            } else {
+                self.ring.push(*step);
+            }
+        }
+    }
+
+    fn flush_entry(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.ring.push(entry);
+        }
+    }
+}
+
+/// Exits that come from a clock or device of L1's.
+const fn is_timed(reason: Reason) -> bool {
+    matches!(reason, Reason::EXTERNAL_INTERRUPT | Reason::VMX_PREEMPTION_TIMER_EXPIRED)
+}
+
+/// What is known of a VMX instruction before it is emulated.
+pub(super) fn describe_instruction<P: Platform>(vcpu: &mut Vcpu<'_, P>, record: &mut Record) {
+    let reason = record.exit_reason().basic();
+    if !matches!(reason, Reason::VMREAD | Reason::VMWRITE) {
+        return;
+    }
+    let information = vcpu.platform.read(Field::VM_EXIT_INSTRUCTION_INFORMATION) as u32;
+    if let Some(Operands::VmreadVmwrite { field, .. }) = InstructionInformation(information).decode(reason) {
+        let encoding = vcpu.operand(field.number().into());
+        let field = Some(Field(u32::try_from(encoding).unwrap_or(u32::MAX)));
+        record.detail = VmxInstruction { field, result: None }.detail();
+    }
+}
+
+/// What it reported, from the flags.
+fn complete_instruction<P: Platform>(vcpu: &mut Vcpu<'_, P>, record: &mut Record) {
+    let flags = vcpu.platform.read(Field::GUEST_RFLAGS);
+    let result = if flags & RFLAGS_CF != 0 {
+        InstructionResult::FailInvalid
+    } else if flags & RFLAGS_ZF != 0 {
+        let vmcs23 = vcpu.nested.as_mut().and_then(|nested| nested.operation.current());
+        let error = vmcs23.map_or(0, |vmcs23| vmcs23.get_u32(Field::VM_INSTRUCTION_ERROR));
+        InstructionResult::FailValid(InstructionError(error))
+    } else {
+        InstructionResult::Succeed
+    };
+    let field = VmxInstruction::read(record).and_then(|instruction| instruction.field);
+    record.detail = VmxInstruction { field, result: Some(result) }.detail();
+}
