@@ -157,12 +157,14 @@ pub const LAZY: FieldSet = FieldSet::of(&[
     Field::GUEST_IA32_SYSENTER_EIP,
 ]);
 
-/// Lazy fields without the PDPTEs, which a VM exit saves only if "enable EPT" is 1.
-const WITHOUT_PDPTES: FieldSet =
-    LAZY.difference(&FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]));
+/// What a VM exit saves only if "enable EPT" is 1 (SDM 3C 27.3.1 "Saving Control Registers, Debug Registers, and MSRs").
+const PDPTES: FieldSet = FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]);
 const DEBUG_CONTROLS: FieldSet = FieldSet::of(&[Field::GUEST_DR7, Field::GUEST_IA32_DEBUGCTL]);
 const PAT: FieldSet = FieldSet::of(&[Field::GUEST_IA32_PAT]);
 const EFER: FieldSet = FieldSet::of(&[Field::GUEST_IA32_EFER]);
+
+/// Guest state that the controls of L2 decide about saving.
+pub(crate) const SAVED_SOMETIMES: FieldSet = PDPTES.union(&DEBUG_CONTROLS).union(&PAT).union(&EFER);
 
 /// Copies fields, each known when this is compiled: looking a field up costs nothing then.
 macro_rules! save {
@@ -215,7 +217,12 @@ pub fn save_guest_state(
     save_control_register!(vmcs23, vmcs13, GUEST_CR4, CR4_READ_SHADOW, CR4_GUEST_HOST_MASK, owned.cr4);
     let paging_changed = (old_cr0 ^ vmcs23.get(Field::GUEST_CR0)) & CR0_PG != 0;
     let exit = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
-    let mut lazy = if ept { LAZY } else { WITHOUT_PDPTES };
+    let mut lazy = LAZY;
+    if !ept {
+        // L3 may have loaded others than vmcs23 has, which it keeps.
+        lazy = lazy.difference(&PDPTES);
+        vmcs23.changed = vmcs23.changed.union(&PDPTES);
+    }
     if exit.contains(PrimaryExit::SAVE_DEBUG_CONTROLS) {
         lazy = lazy.union(&DEBUG_CONTROLS);
     }
@@ -233,7 +240,7 @@ pub fn save_guest_state(
     if paging_changed || vmcs23.registers_touched {
         let controls = Entry::from_bits_retain(vmcs13.read(Field::VM_ENTRY_CONTROLS) as u32) & Entry::IA_32E_MODE_GUEST;
         let old = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS));
-        let new = old - Entry::IA_32E_MODE_GUEST | controls;
+        let new = (old - Entry::IA_32E_MODE_GUEST) | controls;
         vmcs23.registers_touched = true;
         vmcs23.record(Field::VM_ENTRY_CONTROLS, new.bits().into());
     }
@@ -242,12 +249,17 @@ pub fn save_guest_state(
 /// Fetches what [`save_guest_state`] has left in vmcs13, which is current; says how many fields that were.
 pub fn pull(vmcs23: &mut Vmcs23, vmcs13: &mut impl VmcsAccess) -> u32 {
     let fields = vmcs23.in_vmcs13;
+    pull_fields(vmcs23, &fields, vmcs13);
+    fields.len()
+}
+
+/// Fetches some of it.
+pub(crate) fn pull_fields(vmcs23: &mut Vmcs23, fields: &FieldSet, vmcs13: &mut impl VmcsAccess) {
     for field in fields.iter() {
         let value = vmcs13.read(field);
         vmcs23.record(field, value);
     }
-    vmcs23.in_vmcs13 = FieldSet::EMPTY;
-    fields.len()
+    vmcs23.in_vmcs13 = vmcs23.in_vmcs13.difference(fields);
 }
 
 /// What L2's processor holds that an exit of L3 may keep.
@@ -432,3 +444,6 @@ pub const HOST_FIELDS: FieldSet = FieldSet::of(&[
 pub fn pin_based(vmcs23: &Vmcs23, control: PinBased) -> bool {
     PinBased::from_bits_retain(vmcs23.get_u32(Field::PIN_BASED_VM_EXECUTION_CONTROLS)).contains(control)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,11 +14,15 @@
 //! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
 //! | [`msr_list`] | the MSR lists of VM entry and VM exit |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
+//! | [`tpr_shadow`], [`vm_function`], [`tsc`] | L3's CR8, its VMFUNC, its time-stamp counter |
 //! | [`mode`], [`shadowing`] | hardware shadowing or software merging; the fields that the processor serves |
 #![no_std]
 
 #[cfg(test)]
 extern crate std;
+// Under its own name, as the fuzz targets use the same files.
+#[cfg(test)]
+extern crate self as shadow;
 
 pub mod bitmap;
 pub mod capability;
@@ -31,4 +35,10 @@ pub mod msr_list;
 pub mod operation;
 pub mod reflect;
 pub mod shadowing;
+pub mod tpr_shadow;
+pub mod tsc;
+pub mod vm_function;
 pub mod vmcs23;
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use vmcs::access::VmcsAccess;
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::field::{FIELDS, Field};
 
-use crate::exit::LAZY;
+use crate::exit::{LAZY, SAVED_SOMETIMES, pull_fields};
 use crate::field_set::FieldSet;
 use crate::reflect::{primary_controls, secondary_controls};
 use crate::vmcs23::Vmcs23;
@@ -42,6 +42,8 @@ pub struct Outer {
     pub cr0_allowed: u64,
     /// CR4 bits that must be 1.
     pub cr4_required: u64,
+    /// Whether vmcs13 points to L3's virtual-APIC page.
+    pub tpr_shadow: bool,
     /// TSC offset of vmcs12.
     pub tsc_offset: u64,
 }
@@ -60,13 +62,16 @@ pub struct Inherited {
 const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
     .union(Secondary::ENABLE_RDTSCP)
     .union(Secondary::ENABLE_INVPCID)
-    .union(Secondary::DESCRIPTOR_TABLE_EXITING)
-    .union(Secondary::ENABLE_XSAVES_XRSTORS)
-    .union(Secondary::RDRAND_EXITING)
-    .union(Secondary::RDSEED_EXITING);
+    // VMFUNC must exit: the VM-function controls of vmcs13 are 0.
+    .union(Secondary::ENABLE_VM_FUNCTIONS)
+    .union(Secondary::ENABLE_XSAVES_XRSTORS);
 
 /// Controls of L2 that go to the processor. Everything else that L2 may set is emulated.
-const SECONDARY_PASSED: Secondary = SECONDARY_FROM_L2.union(Secondary::WBINVD_EXITING);
+const SECONDARY_PASSED: Secondary = SECONDARY_FROM_L2
+    .union(Secondary::DESCRIPTOR_TABLE_EXITING)
+    .union(Secondary::WBINVD_EXITING)
+    .union(Secondary::RDRAND_EXITING)
+    .union(Secondary::RDSEED_EXITING);
 
 /// See [`SECONDARY_PASSED`]. I/O always exits and MSR accesses go by L1's merged bitmap.
 const PRIMARY_PASSED: Primary = Primary::HLT_EXITING
@@ -85,7 +90,22 @@ const PRIMARY_PASSED: Primary = Primary::HLT_EXITING
     .union(Primary::MONITOR_EXITING)
     .union(Primary::PAUSE_EXITING);
 
-const WINDOWS: Primary = Primary::INTERRUPT_WINDOW_EXITING.union(Primary::NMI_WINDOW_EXITING);
+/// Controls of vmcs12 that are about L2's own state: the windows it waits for, and its virtual-APIC page.
+const PRIMARY_OF_L2: Primary =
+    Primary::INTERRUPT_WINDOW_EXITING.union(Primary::NMI_WINDOW_EXITING).union(Primary::USE_TPR_SHADOW);
+
+/// Without a TPR shadow CR8 is the machine's own task priority (SDM 3C 25.1.3 "Instructions That Cause VM Exits
+/// Conditionally"), which is neither L2's nor L3's.
+const CR8: Primary = Primary::CR8_LOAD_EXITING.union(Primary::CR8_STORE_EXITING);
+
+/// See [`PRIMARY_OF_L2`]: shadow VMCS, page-modification log and virtual APIC of vmcs12 are L2's own.
+const SECONDARY_OF_L2: Secondary = Secondary::VMCS_SHADOWING
+    .union(Secondary::ENABLE_PML)
+    .union(Secondary::EPT_VIOLATION_VE)
+    .union(Secondary::VIRTUALIZE_APIC_ACCESSES)
+    .union(Secondary::VIRTUALIZE_X2APIC_MODE)
+    .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
+    .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
 
 /// Fields of vmcs23 that vmcs13 holds with the same value.
 const COPIED: FieldSet = LAZY.union(&FieldSet::of(&[
@@ -108,6 +128,8 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
     Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
     Field::TSC_OFFSET,
+    Field::VIRTUAL_APIC_ADDRESS,
+    Field::TSC_MULTIPLIER,
 ]);
 const PDPTES: FieldSet = FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]);
 const EXCEPTIONS: FieldSet =
@@ -148,13 +170,14 @@ impl<V: VmcsAccess> Writer<'_, V> {
 pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
     let wanted = primary_controls(vmcs23);
     // "Use I/O bitmaps" is L1's, with bitmaps of all ones, so unconditional exiting is not needed.
-    outer.primary - WINDOWS | wanted & PRIMARY_PASSED
+    crate::tpr_shadow::merge_controls((outer.primary - PRIMARY_OF_L2) | CR8 | wanted & PRIMARY_PASSED, wanted, outer.tpr_shadow)
 }
 
 /// The secondary controls of vmcs13.
 #[must_use]
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
-    outer.secondary - SECONDARY_FROM_L2 | secondary_controls(vmcs23) & SECONDARY_PASSED
+    let merged = (outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED;
+    crate::tsc::Counter::compose(vmcs23, outer.tsc_offset).merge_controls(merged)
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
@@ -165,13 +188,18 @@ pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
 pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: &Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
     let changed = vmcs23.changed;
     let mut writer = Writer { vmcs: vmcs13, count: 0 };
-    changed.intersection(&COPIED).for_each_row(|row| {
+    // What vmcs13 holds for vmcs23 is newer there.
+    changed.intersection(&COPIED).difference(&vmcs23.in_vmcs13).for_each_row(|row| {
         if let Some(information) = FIELDS.get(row) {
             writer.write(information.field, vmcs23.row(row));
         }
     });
     let rest = changed.difference(&COPIED);
     if !rest.is_empty() || loads_again(vmcs23, inherited) {
+        // What L3's last run has left in vmcs13 must not be overwritten unseen; nor be lost with other controls, as not
+        // every exit saves it.
+        let fields = vmcs23.in_vmcs13.intersection(&SAVED_SOMETIMES);
+        pull_fields(vmcs23, &fields, writer.vmcs);
         derived(vmcs23, &rest, outer, inherited, &mut writer);
     }
     // L3 can change DR7 without L1 seeing it, and an exit that does not save it leaves it behind.
@@ -222,18 +250,26 @@ fn derived<V: VmcsAccess>(
     inherited: &Inherited,
     writer: &mut Writer<'_, V>,
 ) {
-    if changed.intersects(&INJECTION) && vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
-        for field in INJECTION.iter() {
-            writer.write(field, vmcs23.get(field));
+    if changed.intersects(&INJECTION) {
+        // Written without an event, too: after an entry that failed vmcs13 still holds the last one (SDM 3C 26.8 "VM-Entry
+        // Failures During or After Loading Guest State").
+        let information = vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION);
+        writer.write(Field::VM_ENTRY_INTERRUPTION_INFORMATION, information);
+        if information & VALID != 0 {
+            for field in [Field::VM_ENTRY_EXCEPTION_ERROR_CODE, Field::VM_ENTRY_INSTRUCTION_LENGTH] {
+                writer.write(field, vmcs23.get(field));
+            }
         }
     }
     if changed.intersects(&PROCESSOR_BASED) {
         let controls = primary(vmcs23, outer);
         writer.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
         writer.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, secondary(vmcs23, outer).bits().into());
-        let offsetting = primary_controls(vmcs23).contains(Primary::USE_TSC_OFFSETTING);
-        let offset = if offsetting { vmcs23.get(Field::TSC_OFFSET) } else { 0 };
-        writer.write(Field::TSC_OFFSET, outer.tsc_offset.wrapping_add(offset));
+        let counter = crate::tsc::Counter::compose(vmcs23, outer.tsc_offset);
+        writer.write(Field::TSC_OFFSET, counter.offset);
+        if let Some(multiplier) = counter.multiplier {
+            writer.write(Field::TSC_MULTIPLIER, multiplier);
+        }
         // Without "enable EPT" the PDPTEs in vmcs13 are what L3's memory said, and no VM exit brings them to vmcs23.
         if secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT) {
             for field in PDPTES.difference(&vmcs23.in_vmcs13).iter() {
@@ -259,12 +295,6 @@ fn derived<V: VmcsAccess>(
         writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
     }
     if changed.intersects(&LOADED) || loads_again(vmcs23, inherited) {
-        // What L3's last run has left in vmcs13 must not be overwritten unseen.
-        for field in vmcs23.in_vmcs13.intersection(&LOADED).iter() {
-            let value = writer.vmcs.read(field);
-            vmcs23.record(field, value);
-            vmcs23.in_vmcs13.remove(field);
-        }
         loaded(vmcs23, outer, inherited, writer);
         vmcs23.registers_touched = false;
         vmcs23.inherited = *inherited;
@@ -316,5 +346,7 @@ fn loaded<V: VmcsAccess>(vmcs23: &Vmcs23, outer: &Outer, inherited: &Inherited, 
     writer.write(Field::GUEST_DR7, dr7);
 }
 
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod tests;

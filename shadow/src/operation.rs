@@ -6,6 +6,8 @@
 //! [`Operation::release`]. The cache is bounded, so a guest that loads thousands of VMCSs costs no more than one that
 //! loads [`SLOTS`].
 
+mod linked;
+
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::{Field, Kind, Width};
@@ -154,7 +156,7 @@ impl Operation {
     }
 
     fn is_region(&self, address: u64) -> bool {
-        address % REGION_SIZE as u64 == 0 && address >> self.physical_address_width == 0
+        address.is_multiple_of(REGION_SIZE as u64) && address >> self.physical_address_width == 0
     }
 
     fn identifier(machine: &mut impl Machine, address: u64) -> u32 {
@@ -283,6 +285,12 @@ impl Operation {
         Some((self.current()?, row))
     }
 
+    /// Whether L2's processor has the field.
+    fn exists(&self, field: Field) -> bool {
+        let valid = !field.is_high() || field.width() == Width::Bits64;
+        valid && field.table_slot().and_then(|slot| self.rows.get(slot)).is_some_and(|row| *row != 0)
+    }
+
     /// The same: what VMREAD and VMWRITE begin with.
     ///
     /// # Errors
@@ -317,5 +325,10 @@ impl Operation {
     }
 }
 
+#[cfg(test)]
+use crate::tests::haswell;
+
+#[cfg(test)]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -146,7 +146,7 @@ impl Vmcs23 {
     #[inline(always)]
     pub fn record(&mut self, field: Field, value: u64) {
         if let Some(row) = field.row()
-            && self.fields.row(row) != value
+            && (self.fields.row(row) != value || field.is_high())
         {
             self.fields.set(field, value);
             self.unsent.insert_row(row);

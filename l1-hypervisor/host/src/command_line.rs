@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::duration::{DurationError, parse_duration};
+use crate::self_nesting::Nesting;
 use crate::size::{SizeError, parse_size};
 
 /// Runs L2 guests in the L1 hypervisor and shows every VM exit.
@@ -77,8 +78,11 @@ pub struct RunArguments {
     /// Which VMCS fields hardware shadowing serves [default: hot]
     #[arg(long, value_enum, value_name = "FIELDS")]
     pub shadow_fields: Option<ShadowFields>,
+    /// How many hypervisors there are inside each other: with 2, L1 hosts itself as L2, and that the guest as L3
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(Nesting::DEPTH_MAXIMUM)))]
+    pub depth: u8,
     /// Run a built-in guest on Bochs itself, without L1: the processor alone judges what the guest does
-    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "shadowing", "intercept", "intercept_exceptions"])]
+    #[arg(long, conflicts_with_all = ["trace", "trace_out", "stats", "shadowing", "intercept", "intercept_exceptions", "depth"])]
     pub bare: bool,
     /// What to do with exit records
     #[arg(long, value_enum, default_value_t)]
@@ -125,6 +129,7 @@ impl Default for RunArguments {
             nested: NestedChoice::default(),
             nested_caps: None,
             shadow_fields: None,
+            depth: 1,
             bare: false,
             trace: TraceChoice::default(),
             trace_out: None,

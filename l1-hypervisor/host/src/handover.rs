@@ -1,6 +1,7 @@
 //! Puts together what L1 is handed: its own image, the boot information and the guest, as one range of memory.
 
 use l1_protocol::boot::{BootInformation, MODE_ORACLE, NESTED_ON, SEGMENTS, Segment};
+use l1_protocol::guest::GuestStart;
 use l1_protocol::memory_map::{
     BOOT_INFORMATION, BOOT_PAGE_TABLES, GUEST_MEMORY_GRANULARITY, GUEST_MEMORY_MINIMUM, IMAGE_BASE, INPUT_PAGE,
     L1_MEMORY_MINIMUM, MEMORY_END, PAGE_SIZE,
@@ -11,7 +12,7 @@ use thiserror::Error;
 use xxhash_rust::xxh64::xxh64;
 use zerocopy::IntoBytes;
 
-use crate::loader::LoadedGuest;
+use crate::loader::{GuestSegment, LoadedGuest};
 use crate::machine::MemoryImage;
 
 /// What the user chose for a run, as far as L1 must know.
@@ -135,12 +136,25 @@ pub(crate) fn page_tables_at(base: u64) -> Vec<u8> {
 /// # Errors
 /// [`HandoverError`].
 pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Result<MemoryImage, HandoverError> {
+    prepare_segments(image, &guest.segments, guest.start, options)
+}
+
+/// As [`prepare`], for a guest of which only `segments` and `start` are there.
+///
+/// # Errors
+/// [`HandoverError`].
+pub(crate) fn prepare_segments(
+    image: &[u8],
+    segments: &[GuestSegment<'_>],
+    start: GuestStart,
+    options: &Options,
+) -> Result<MemoryImage, HandoverError> {
     let (image_bytes, image_end) = image_bytes(image)?;
     let entry = elf::FileHeader64::<Endianness>::parse(image)?.e_entry(Endianness::Little);
 
     let mut information = BootInformation::empty();
     let mut payload = Vec::new();
-    for (slot, segment) in information.segments.iter_mut().zip(&guest.segments) {
+    for (slot, segment) in information.segments.iter_mut().zip(segments) {
         *slot = Segment {
             guest_address: segment.guest_address,
             payload_offset: payload.len() as u64,
@@ -149,7 +163,7 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
         payload.extend_from_slice(&segment.bytes);
         payload.resize(payload.len().next_multiple_of(8), 0);
     }
-    debug_assert!(guest.segments.len() <= SEGMENTS, "the loader keeps to the limit");
+    debug_assert!(segments.len() <= SEGMENTS, "the loader keeps to the limit");
 
     // Large pages for L2 need its memory on a large boundary; 1 GiB pages pay only where L2 has a whole one.
     let after_payload = image_end + payload.len() as u64;
@@ -187,8 +201,8 @@ pub fn prepare(image: &[u8], guest: &LoadedGuest<'_>, options: &Options) -> Resu
         information.oracle_first = cases.first;
         information.oracle_cases = cases.count;
     }
-    information.segment_count = guest.segments.len() as u32;
-    information.start = guest.start;
+    information.segment_count = segments.len() as u32;
+    information.start = start;
     information.seal();
     information.check()?;
 

@@ -13,5 +13,6 @@ pub mod loader;
 pub mod logging;
 pub mod machine;
 pub mod oracle;
+pub mod self_nesting;
 pub mod session;
 pub mod size;

@@ -1,12 +1,14 @@
 //! The way to the host: frames, collected in a buffer and sent in one go.
 //!
 //! The only part of the image beside its entry that knows which machine it runs on: on Bochs the buffer is written to
-//! the debug console with one instruction, on KVM the host takes it from memory when a port is written.
+//! the debug console with one instruction, on KVM the host takes it from memory when a port is written. As a guest of this
+//! hypervisor L1 uses the debug console as on Bochs, and the debug exit device to end.
 
 use core::fmt;
 
-use l1_protocol::boot::MACHINE_KVM;
+use l1_protocol::boot::{MACHINE_GUEST, MACHINE_KVM};
 use l1_protocol::frame::{FrameKind, HEADER, OPENING, PAYLOAD_MAXIMUM, Severity, header};
+use l1_protocol::guest::{DEBUG_CONSOLE_PORT, DEBUG_EXIT_PORT, DEBUG_EXIT_SUCCESS};
 use l1_protocol::port::{BOCHS_DEBUG_CONSOLE, BOCHS_SHUTDOWN, BOCHS_SHUTDOWN_WORD, KVM_CHANNEL, KVM_DOORBELL, KVM_END};
 
 use crate::hardware::port::Port;
@@ -30,6 +32,10 @@ enum Machine {
     Kvm {
         doorbell: Port,
         end: Port,
+    },
+    Guest {
+        console: Port,
+        exit: Port,
     },
 }
 
@@ -56,12 +62,14 @@ impl Channel {
     pub fn open(&mut self, machine: u32) {
         // SAFETY: these ports exist for L1 alone and do what this module uses them for.
         let port = |number| unsafe { Port::new(number) };
-        if machine == MACHINE_KVM {
-            port(KVM_CHANNEL).write_u32(self.buffer.as_ptr().addr() as u32);
-            self.machine = Machine::Kvm { doorbell: port(KVM_DOORBELL), end: port(KVM_END) };
-        } else {
-            self.machine = Machine::Bochs { console: port(BOCHS_DEBUG_CONSOLE), shutdown: port(BOCHS_SHUTDOWN) };
-        }
+        self.machine = match machine {
+            MACHINE_KVM => {
+                port(KVM_CHANNEL).write_u32(self.buffer.as_ptr().addr() as u32);
+                Machine::Kvm { doorbell: port(KVM_DOORBELL), end: port(KVM_END) }
+            }
+            MACHINE_GUEST => Machine::Guest { console: port(DEBUG_CONSOLE_PORT), exit: port(DEBUG_EXIT_PORT) },
+            _ => Machine::Bochs { console: port(BOCHS_DEBUG_CONSOLE), shutdown: port(BOCHS_SHUTDOWN) },
+        };
         self.append(OPENING);
         self.flush();
     }
@@ -100,7 +108,7 @@ impl Channel {
         self.send_console();
         if self.used > 0 {
             match self.machine {
-                Machine::Bochs { console, .. } => console.write_bytes(&self.buffer[..self.used]),
+                Machine::Bochs { console, .. } | Machine::Guest { console, .. } => console.write_bytes(&self.buffer[..self.used]),
                 Machine::Kvm { doorbell, .. } => doorbell.write_u32(self.used as u32),
                 Machine::Unknown => {}
             }
@@ -114,6 +122,8 @@ impl Channel {
         match self.machine {
             Machine::Bochs { shutdown, .. } => BOCHS_SHUTDOWN_WORD.iter().for_each(|&byte| shutdown.write_u8(byte)),
             Machine::Kvm { end, .. } => end.write_u32(0),
+            // Success: how L1's own guest has ended stands in the last frame, and the host has that.
+            Machine::Guest { exit, .. } => exit.write_u32(DEBUG_EXIT_SUCCESS),
             Machine::Unknown => {}
         }
         processor::stop()

@@ -41,7 +41,7 @@ pub struct HostLink {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one, and the heap is for the start only")]
 enum Input {
-    /// Bochs: a serial line, with escape sequences.
+    /// Bochs, and the L1 below, if there is one: a serial line, with escape sequences.
     Serial { data: Port, status: Port, line: SerialLine },
     /// KVM: a page that the host writes while L1 runs.
     Page,

@@ -373,12 +373,19 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             let length =
                 if information.event_type().has_instruction_length() { exit.instruction_length(&mut self.platform) } else { 0 };
             self.next_injection = reinjection(information, error_code, length);
-            // The delivery that was cut short has set it, and VM entry refuses an NMI with it (SDM 3C 27.3.1.5).
             if information.event_type() == EventType::NMI {
-                let state = self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
-                let blocking = u64::from(Interruptibility::BLOCKING_BY_NMI.bits());
-                self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state & !blocking);
+                self.unblock_nmi();
             }
+        }
+    }
+
+    /// An NMI of L2's for L3 is delivered again: its first delivery has blocked NMIs, and VM entry injects none then (SDM 3C
+    /// 26.3.1.5 "Checks on Guest Non-Register State").
+    fn unblock_nmi(&mut self) {
+        let old = Interruptibility::from_bits_retain(self.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
+        let new = old - Interruptibility::BLOCKING_BY_NMI;
+        if new != old {
+            self.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, new.bits().into());
         }
     }
 

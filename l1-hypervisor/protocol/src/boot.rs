@@ -20,6 +20,9 @@ pub const SEGMENTS: usize = 32;
 pub const MACHINE_BOCHS: u32 = 1;
 /// `machine`: a KVM guest.
 pub const MACHINE_KVM: u32 = 2;
+/// `machine`: a guest of this hypervisor. Frames go out over the debug console of the L1 below
+/// ([`crate::guest::DEBUG_CONSOLE_PORT`]), and the end is a write to its debug exit device.
+pub const MACHINE_GUEST: u32 = 3;
 
 /// `mode`: L1 hosts the guest.
 pub const MODE_GUEST: u32 = 0;
@@ -272,7 +275,7 @@ impl BootInformation {
         let known = |what, value: u32, range: core::ops::RangeInclusive<u32>| {
             if range.contains(&value) { Ok(()) } else { Err(BootInformationError::Choice { what, value }) }
         };
-        known("machine", self.machine, MACHINE_BOCHS..=MACHINE_KVM)?;
+        known("machine", self.machine, MACHINE_BOCHS..=MACHINE_GUEST)?;
         known("trace_mode", self.trace_mode, TRACE_OFF..=TRACE_STREAM)?;
         known("shadowing", self.shadowing, SHADOWING_AUTO..=SHADOWING_SOFTWARE)?;
         known("report_capabilities", self.report_capabilities, REPORT_NOTHING..=REPORT_FIELDS)?;

@@ -14,7 +14,7 @@ pub use profile::{Profile, UnknownProfile};
 pub use table::{CONTROLS, Control, LEFT_OUT, LeftOut, NEEDS, Row, Source, Word};
 
 use vmcs::capability::{Capabilities, EptVpid};
-use vmcs::controls::SecondaryProcessorBased;
+use vmcs::controls::{SecondaryProcessorBased, VmFunctions};
 use vmcs::field::FIELDS;
 use vmcs::msr;
 
@@ -90,6 +90,8 @@ fn build(real: &Capabilities, profile: Profile, cr4: u64, highest_index: u32) ->
         msr::IA32_VMX_VMCS_ENUM => Some(u64::from(highest_index) << 1),
         msr::IA32_VMX_PROCBASED_CTLS2 => word(Word::Secondary, false),
         msr::IA32_VMX_EPT_VPID_CAP => Some(ept_vpid(real, profile).bits()),
+        // Asked for only where "enable VM functions" is offered.
+        msr::IA32_VMX_VMFUNC => Some(VmFunctions::EPTP_SWITCHING.bits()),
         msr::IA32_VMX_TRUE_PINBASED_CTLS => word(Word::PinBased, true),
         msr::IA32_VMX_TRUE_PROCBASED_CTLS => word(Word::Primary, true),
         msr::IA32_VMX_TRUE_EXIT_CTLS => word(Word::Exit, true),
@@ -117,7 +119,7 @@ pub fn is_offered(control: Control, real: &Capabilities, profile: Profile) -> bo
     let possible = CONTROLS.iter().any(|row| {
         row.control == control
             && match row.source {
-                Source::Software => true,
+                Source::Software => control.is_possible_on(real),
                 Source::Processor => control.is_supported_by(real),
             }
     });

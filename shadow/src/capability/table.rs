@@ -125,10 +125,17 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Whether L1 can do it on this processor. The log is of dirty flags in EPT23, which L2 has where the processor has them.
+    pub(super) fn is_possible_on(self, real: &Capabilities) -> bool {
+        self != Self::Secondary(Secondary::ENABLE_PML) || real.ept_vpid().contains(EptVpid::ACCESSED_AND_DIRTY_FLAGS)
+    }
+}
+
 /// Who does what a control asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// L1 does, so it is offered on every processor.
+    /// L1 does, so it is offered on every processor; page-modification logging where there are dirty flags to log.
     Software,
     /// vmcs13 sets it, so it is offered where the processor has it.
     Processor,
@@ -163,6 +170,7 @@ pub const CONTROLS: &[Row] = &[
     primary(Primary::CR3_STORE_EXITING, Source::Software),
     primary(Primary::CR8_LOAD_EXITING, Source::Processor),
     primary(Primary::CR8_STORE_EXITING, Source::Processor),
+    primary(Primary::USE_TPR_SHADOW, Source::Processor),
     primary(Primary::NMI_WINDOW_EXITING, Source::Processor),
     primary(Primary::MOV_DR_EXITING, Source::Processor),
     primary(Primary::UNCONDITIONAL_IO_EXITING, Source::Processor),
@@ -180,7 +188,14 @@ pub const CONTROLS: &[Row] = &[
     secondary(Secondary::UNRESTRICTED_GUEST),
     secondary(Secondary::RDRAND_EXITING),
     secondary(Secondary::ENABLE_INVPCID),
+    // L3's VMFUNC must exit, which it does only where the processor has the control.
+    secondary(Secondary::ENABLE_VM_FUNCTIONS),
+    // L3's VMREADs and VMWRITEs always exit, and L1 serves them.
+    secondary_by(Secondary::VMCS_SHADOWING, Source::Software),
     secondary(Secondary::RDSEED_EXITING),
+    // What L3 makes dirty exits because of EPT13, and L1 writes the log.
+    secondary_by(Secondary::ENABLE_PML, Source::Software),
+    secondary(Secondary::USE_TSC_SCALING),
     // Debug controls that are not to be saved or loaded stay what they are by way of vmcs12 and vmcs13.
     exit(PrimaryExit::SAVE_DEBUG_CONTROLS, Source::Software),
     exit(PrimaryExit::HOST_ADDRESS_SPACE_SIZE, Source::Processor),
@@ -206,7 +221,11 @@ const fn primary(control: Primary, source: Source) -> Row {
 }
 
 const fn secondary(control: Secondary) -> Row {
-    Row { control: Control::Secondary(control), source: Source::Processor }
+    secondary_by(control, Source::Processor)
+}
+
+const fn secondary_by(control: Secondary, source: Source) -> Row {
+    Row { control: Control::Secondary(control), source }
 }
 
 const fn exit(control: PrimaryExit, source: Source) -> Row {
@@ -229,8 +248,12 @@ pub const NEEDS: &[(Control, Control)] = &[
     needs_secondary(Secondary::WBINVD_EXITING),
     needs_secondary(Secondary::RDRAND_EXITING),
     needs_secondary(Secondary::ENABLE_INVPCID),
+    needs_secondary(Secondary::VMCS_SHADOWING),
     needs_secondary(Secondary::RDSEED_EXITING),
+    needs_secondary(Secondary::USE_TSC_SCALING),
     (Control::Secondary(Secondary::UNRESTRICTED_GUEST), Control::Secondary(Secondary::ENABLE_EPT)),
+    (Control::Secondary(Secondary::ENABLE_VM_FUNCTIONS), Control::Secondary(Secondary::ENABLE_EPT)),
+    (Control::Secondary(Secondary::ENABLE_PML), Control::Secondary(Secondary::ENABLE_EPT)),
     (Control::Exit(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE), Control::PinBased(PinBased::ACTIVATE_VMX_PREEMPTION_TIMER)),
     (Control::Exit(PrimaryExit::ACKNOWLEDGE_INTERRUPT_ON_EXIT), Control::PinBased(PinBased::EXTERNAL_INTERRUPT_EXITING)),
 ];
@@ -259,7 +282,6 @@ const SYSTEM_MANAGEMENT: &str = "L2 has no system-management mode";
 pub const LEFT_OUT: &[LeftOut] = &[
     left_out(Word::PinBased, PinBased::PROCESS_POSTED_INTERRUPTS.bits(), NO_LOCAL_APIC),
     left_out(Word::Primary, Primary::ACTIVATE_TERTIARY_CONTROLS.bits(), NOT_YET),
-    left_out(Word::Primary, Primary::USE_TPR_SHADOW.bits(), NOT_YET),
     left_out(
         Word::Secondary,
         Secondary::VIRTUALIZE_APIC_ACCESSES
@@ -272,14 +294,10 @@ pub const LEFT_OUT: &[LeftOut] = &[
     left_out(Word::Secondary, Secondary::PAUSE_LOOP_EXITING.bits(), "L2 has one processor, so nobody waits for another"),
     left_out(
         Word::Secondary,
-        Secondary::ENABLE_VM_FUNCTIONS
-            .union(Secondary::VMCS_SHADOWING)
-            .union(Secondary::ENABLE_PML)
-            .union(Secondary::EPT_VIOLATION_VE)
+        Secondary::EPT_VIOLATION_VE
             .union(Secondary::ENABLE_XSAVES_XRSTORS)
             .union(Secondary::MODE_BASED_EXECUTE_CONTROL_FOR_EPT)
             .union(Secondary::SUB_PAGE_WRITE_PERMISSIONS_FOR_EPT)
-            .union(Secondary::USE_TSC_SCALING)
             .bits(),
         NOT_YET,
     ),

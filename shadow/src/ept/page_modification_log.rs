@@ -1,5 +1,11 @@
 //! Page-modification logging for L3, in the processor's place: EPT13 has dirty flags of its own, which are none of L2's.
 
+use vmcs::controls::SecondaryProcessorBased as Secondary;
+use vmcs::field::Field;
+
+use crate::reflect::secondary_controls;
+use crate::vmcs23::Vmcs23;
+
 /// L2's page-modification log: what vmcs23 says about it.
 ///
 /// Before an access the caller asks [`PageModificationLog::is_full`] for [`super::Access::log_is_full`]; where the outcome says
@@ -13,6 +19,22 @@ pub struct PageModificationLog {
 }
 
 impl PageModificationLog {
+    /// The log of vmcs23, if it has one.
+    #[must_use]
+    pub fn of(vmcs23: &Vmcs23) -> Option<Self> {
+        secondary_controls(vmcs23)
+            .contains(Secondary::ENABLE_PML)
+            .then(|| Self { address: vmcs23.get(Field::PML_ADDRESS), index: vmcs23.get(Field::PML_INDEX) as u16 })
+    }
+
+    /// Logs an access to `l3_physical`, and notes the new index in vmcs23. Does nothing if there is no log.
+    pub fn log(vmcs23: &mut Vmcs23, l3_physical: u64, write: impl FnOnce(u64, u64)) {
+        if let Some(mut log) = Self::of(vmcs23) {
+            log.record(l3_physical, write);
+            vmcs23.record(Field::PML_INDEX, log.index.into());
+        }
+    }
+
     /// Whether an access that has a flag to set in EPT23 ends with a page-modification log-full event.
     #[must_use]
     pub const fn is_full(self) -> bool {

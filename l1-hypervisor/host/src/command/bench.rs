@@ -3,6 +3,8 @@
 //! On Bochs the time-stamp counter counts instructions, so every figure repeats exactly. A figure is the difference
 //! between two runs with different counts, divided by the difference of the counts: what the run itself costs drops out.
 
+mod self_nesting;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::Ordering;
@@ -21,9 +23,12 @@ use crate::command::run::{RunError, Target, run_with_trace};
 use crate::command_line::{BenchArguments, RunArguments, ShadowingChoice};
 use crate::loader::{self, LoadOptions};
 use crate::machine::bochs::model;
-use crate::session::INTERRUPTED;
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
+use crate::session::{INTERRUPTED, RunResult};
+
+/// The guest that does all this.
+const GUEST: &str = "benchmark";
 
 /// Turns of the short and of the long run.
 const SHORT: u64 = 100;
@@ -57,6 +62,8 @@ pub struct Row {
     pub cpu: &'static str,
     /// How VMREAD and VMWRITE of a guest hypervisor would be served.
     pub shadowing: &'static str,
+    /// How many hypervisors there were inside each other.
+    pub depth: u8,
     /// Whether records were sent.
     pub tracing: bool,
     /// Instructions of the round trip: guest's instruction, exit, L1, entry.
@@ -71,6 +78,27 @@ pub struct Row {
     pub vmptrlds: f64,
     /// VMCLEARs for one operation.
     pub vmclears: f64,
+}
+
+impl Row {
+    /// The row for one of `count` operations that lie between the ticks and counters of a short and a long run.
+    fn between(name: &'static str, target: Target, count: f64, short: (u64, Counters), long: (u64, Counters)) -> Self {
+        let each = |long: u64, short: u64| long.saturating_sub(short) as f64 / count;
+        let ((short_ticks, short), (long_ticks, long)) = (short, long);
+        Self {
+            name,
+            cpu: target.names().1,
+            shadowing: "auto",
+            depth: 1,
+            tracing: false,
+            instructions: each(long_ticks, short_ticks),
+            exits: each(long.exits, short.exits),
+            vmreads: each(long.vmreads, short.vmreads),
+            vmwrites: each(long.vmwrites, short.vmwrites),
+            vmptrlds: each(long.vmptrlds, short.vmptrlds),
+            vmclears: each(long.vmclears, short.vmclears),
+        }
+    }
 }
 
 /// What `run hello` costs, host program and emulator together.
@@ -95,7 +123,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
     let start_up = measure_start_up(target)?;
     let entry_check = measure_entry_check(target)?;
 
-    let progress = progress_bar(OPERATIONS.len() as u64 * 2);
+    let progress = progress_bar(OPERATIONS.len() as u64 * 2 + self_nesting::STEPS);
     let mut rows = Vec::new();
     for tracing in [false, true] {
         for operation in OPERATIONS {
@@ -104,6 +132,10 @@ pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
             progress.inc(1);
         }
     }
+    rows.extend(self_nesting::measure(target, |what| {
+        progress.set_message(what.to_owned());
+        progress.inc(1);
+    })?);
     progress.finish_and_clear();
     let text = if arguments.json {
         serde_json::to_string_pretty(&rows).map_err(io::Error::from).map(|json| json + "\n")
@@ -129,15 +161,26 @@ fn options(guest: &str) -> RunArguments {
 
 /// Runs the guest `name` and returns what it printed and what L1 counted.
 fn run_guest(target: Target, name: &str, command_line: &str, trace_mode: u32) -> Result<(String, Counters), RunError> {
+    let (text, result) = run_arguments(target, &options(name), command_line, trace_mode)?;
+    Ok((text, result.report.map_or_else(Counters::default, |report| report.counters)))
+}
+
+/// Runs a built-in guest as the arguments say and returns what it printed and how the run ended, which was well.
+fn run_arguments(
+    target: Target,
+    arguments: &RunArguments,
+    command_line: &str,
+    trace_mode: u32,
+) -> Result<(String, RunResult), RunError> {
+    let name = arguments.guest.as_str();
     let guest = built_in::find(name).ok_or_else(|| RunError::NoGuest(name.to_owned()))?;
-    let arguments = options(name);
     let loaded = loader::load(
         guest.elf,
         &LoadOptions { file_name: name, memory_size: arguments.memory, command_line, initrd: None, load_at: None },
     )?;
     let mut output = Vec::new();
     let mut sinks = Sinks { console: Box::new(&mut output), trace: Trace::Off, statistics: None };
-    let result = run_with_trace(target, &arguments, &loaded, &mut sinks, Input::none(), trace_mode)?;
+    let result = run_with_trace(target, arguments, &loaded, &mut sinks, Input::none(), trace_mode)?;
     drop(sinks);
     let text = String::from_utf8_lossy(&output).into_owned();
     // A run may have been over before it saw the signal.
@@ -150,7 +193,7 @@ fn run_guest(target: Target, name: &str, command_line: &str, trace_mode: u32) ->
             report: crate::session::report::headline(&result),
         });
     }
-    Ok((text, result.report.map_or_else(Counters::default, |report| report.counters)))
+    Ok((text, result))
 }
 
 /// Ticks of the operation less those of the empty loop, from the guest's output.
@@ -160,30 +203,21 @@ fn ticks(output: &str) -> Option<u64> {
     operation.checked_sub(empty)
 }
 
+/// As [`ticks`], of the benchmark with this command line.
+fn ticks_of(output: &str, command_line: &str) -> Result<u64, RunError> {
+    ticks(output)
+        .ok_or_else(|| RunError::Guest { guest: command_line.to_owned(), report: format!("unexpected output: {output}") })
+}
+
 fn measure(target: Target, operation: &Operation, tracing: bool) -> Result<Row, RunError> {
     let mode = if tracing { TRACE_STREAM } else { TRACE_OFF };
     let run = |count: u64| -> Result<(u64, Counters), RunError> {
         let command_line = format!("{} {count} {}", operation.name, operation.arguments);
-        let (output, counters) = run_guest(target, "benchmark", command_line.trim_end(), mode)?;
-        let ticks = ticks(&output)
-            .ok_or_else(|| RunError::Guest { guest: command_line, report: format!("unexpected output: {output}") })?;
-        Ok((ticks, counters))
+        let (output, counters) = run_guest(target, GUEST, command_line.trim_end(), mode)?;
+        Ok((ticks_of(&output, &command_line)?, counters))
     };
-    let (short_ticks, short) = run(SHORT)?;
-    let (long_ticks, long) = run(LONG)?;
-    let each = |long: u64, short: u64| long.saturating_sub(short) as f64 / (LONG - SHORT) as f64;
-    Ok(Row {
-        name: operation.name,
-        cpu: target.names().1,
-        shadowing: "auto",
-        tracing,
-        instructions: each(long_ticks, short_ticks),
-        exits: each(long.exits, short.exits),
-        vmreads: each(long.vmreads, short.vmreads),
-        vmwrites: each(long.vmwrites, short.vmwrites),
-        vmptrlds: each(long.vmptrlds, short.vmptrlds),
-        vmclears: each(long.vmclears, short.vmclears),
-    })
+    let (short, long) = (run(SHORT)?, run(LONG)?);
+    Ok(Row { tracing, ..Row::between(operation.name, target, (LONG - SHORT) as f64, short, long) })
 }
 
 fn measure_start_up(target: Target) -> Result<StartUp, RunError> {
@@ -213,7 +247,7 @@ fn table(rows: &[Row], start_up: &StartUp, entry_check: u64) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["exit", "tracing", "instructions", "KVM 6.1", "VMREADs", "KVM 6.1", "VMWRITEs", "KVM 6.1", "exits"]);
-    for row in rows {
+    for row in rows.iter().filter(|row| row.name != self_nesting::NAME) {
         let kvm = OPERATIONS.iter().find(|operation| operation.name == row.name).and_then(|operation| operation.kvm);
         let figure = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
         let beside = |pick: fn((u64, u64, u64)) -> u64| kvm.map_or("-".to_owned(), |figures| pick(figures).to_string());
@@ -242,6 +276,7 @@ fn table(rows: &[Row], start_up: &StartUp, entry_check: u64) -> String {
          run hello: {:.2} s of CPU time, {:.0} MiB, {} instructions to the first VM entry",
         start_up.cpu_seconds, start_up.memory_mib, start_up.instructions_to_first_entry
     );
+    let _ = write!(out, "\n{}", self_nesting::table(rows));
     out
 }
 

@@ -21,13 +21,13 @@ pub fn profile(arguments: &RunArguments) -> Result<Option<NestedProfile>, RunErr
         (false, Some(_), _) => {
             Err(RunError::Usage("--nested-caps says what VMX the guest sees, but it sees none: add --nested on"))
         }
-        (false, None, Some(_)) => Err(RunError::Usage(
+        (false, None, Some(_)) if arguments.depth == 1 => Err(RunError::Usage(
             "--shadow-fields is about a guest that is a hypervisor, but this one has no VMX: add --nested on",
         )),
-        (true, _, Some(_)) if arguments.shadowing == ShadowingChoice::Software => {
+        (_, _, Some(_)) if arguments.shadowing == ShadowingChoice::Software => {
             Err(RunError::Usage("--shadow-fields is about hardware shadowing, which --shadowing software turns off"))
         }
-        (false, None, None) => Ok(None),
+        (false, None, _) => Ok(None),
         (true, profile, _) => Ok(Some(profile.unwrap_or_default())),
     }
 }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_guest_and_the_options_decide() {
-        let rows: [(&[&str], Option<NestedProfile>); 8] = [
+        let rows: [(&[&str], Option<NestedProfile>); 9] = [
             (&["hello"], None),
             (&["nested-capabilities"], Some(NestedProfile::Full)),
             (&["nested-capabilities", "--nested", "off"], None),
@@ -57,6 +57,7 @@ mod tests {
             (&["hello", "--nested", "on"], Some(NestedProfile::Full)),
             (&["hello", "--nested", "on", "--nested-caps", "minimal"], Some(NestedProfile::Minimal)),
             (&["hello", "--nested", "on", "--shadow-fields", "all"], Some(NestedProfile::Full)),
+            (&["hello", "--depth", "2", "--shadow-fields", "all"], None),
         ];
         for (words, expected) in rows {
             assert_eq!(profile(&arguments(words)).expect("the options agree"), expected, "{words:?}");
@@ -65,11 +66,12 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused() {
-        let rows: [(&[&str], &str); 4] = [
+        let rows: [(&[&str], &str); 5] = [
             (&["hello", "--nested-caps", "full"], "--nested-caps"),
             (&["nested-capabilities", "--nested", "off", "--nested-caps", "full"], "--nested-caps"),
             (&["hello", "--shadow-fields", "hot"], "--shadow-fields"),
             (&["hello", "--nested", "on", "--shadow-fields", "hot", "--shadowing", "software"], "--shadowing software"),
+            (&["hello", "--depth", "2", "--shadow-fields", "hot", "--shadowing", "software"], "--shadowing software"),
         ];
         for (words, offence) in rows {
             let error = profile(&arguments(words)).expect_err("the options contradict each other").to_string();

@@ -26,6 +26,7 @@ use crate::machine::bochs::model::{self, MODELS, Model};
 use crate::machine::bochs::{BochsMachine, INSTRUCTIONS_PER_SECOND};
 use crate::machine::kvm::{self, KvmMachine};
 use crate::machine::{MachineError, RunningMachine};
+use crate::self_nesting::{self, Nesting};
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
 use crate::session::{self, Ending, RunResult, SessionError, report};
@@ -205,6 +206,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     };
     if let Some(statistics) = &sinks.statistics {
         eprint!("{}", statistics.report(target.unit()).to_table());
+        eprint!("{}", report::exits_per_guest_exit(&result));
     }
     let status = result.exit_status();
     if status != ExitStatus::Success {
@@ -246,8 +248,12 @@ pub fn run_on(
     sinks: &mut Sinks<'_>,
     input: Input,
 ) -> Result<RunResult, RunError> {
-    let streamed = arguments.trace != TraceChoice::Off || arguments.stats;
-    run_with_trace(target, arguments, guest, sinks, input, if streamed { boot::TRACE_STREAM } else { boot::TRACE_RECORDER })
+    let mode = |streamed| if streamed { boot::TRACE_STREAM } else { boot::TRACE_RECORDER };
+    let traced = arguments.trace != TraceChoice::Off;
+    let options = options(target, arguments, mode(traced || arguments.stats))?;
+    // Statistics are about exits that L1 takes, and each record of an inner hypervisor would cost it some.
+    let nesting = Nesting { depth: arguments.depth, inner_trace_mode: mode(traced) };
+    run_nested(target, &options, nesting, guest, sinks, input, arguments.timeout)
 }
 
 /// As [`run_on`], with one of `l1_protocol::boot::TRACE_…`.
@@ -262,7 +268,8 @@ pub fn run_with_trace(
     input: Input,
     trace_mode: u32,
 ) -> Result<RunResult, RunError> {
-    run_with_options(target, &options(target, arguments, trace_mode)?, guest, sinks, input, arguments.timeout)
+    let nesting = Nesting { depth: arguments.depth, inner_trace_mode: trace_mode };
+    run_nested(target, &options(target, arguments, trace_mode)?, nesting, guest, sinks, input, arguments.timeout)
 }
 
 /// What L1 is told for a run as `arguments` say.
@@ -306,13 +313,29 @@ pub fn run_with_options(
     input: Input,
     timeout: Duration,
 ) -> Result<RunResult, RunError> {
-    let image = handover::prepare(built_in::IMAGE, guest, options)?;
+    run_nested(target, options, Nesting::NONE, guest, sinks, input, timeout)
+}
+
+/// As [`run_with_options`], in several hypervisors inside each other.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run_nested(
+    target: Target,
+    options: &handover::Options,
+    nesting: Nesting,
+    guest: &LoadedGuest<'_>,
+    sinks: &mut Sinks<'_>,
+    input: Input,
+    timeout: Duration,
+) -> Result<RunResult, RunError> {
+    let image = self_nesting::prepare(built_in::IMAGE, guest, options, nesting)?;
     let timeout = (!timeout.is_zero()).then_some(timeout);
     let mut machine: Box<dyn RunningMachine> = match target {
         Target::Bochs(model) => Box::new(BochsMachine::start(model, image).map_err(SessionError::from)?),
         Target::Kvm => Box::new(KvmMachine::start(image).map_err(SessionError::from)?),
     };
-    Ok(session::run(&mut *machine, sinks, input, timeout)?)
+    Ok(session::run_nested(&mut *machine, sinks, input, timeout, nesting.depth)?)
 }
 
 fn now() -> u64 {

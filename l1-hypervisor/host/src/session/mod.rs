@@ -4,6 +4,7 @@
 //! plus a short time in which L1 may report its state.
 
 pub mod input;
+mod level;
 pub mod report;
 pub mod sinks;
 
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use exit_trace::decode::{Decoder, Item};
+use exit_trace::decode::Item;
 use exit_trace::record::Record;
 use l1_protocol::end::{EndReason, EndReport, ExitStatus};
 use l1_protocol::frame::{CAPABILITY, FrameKind, Severity};
@@ -20,9 +21,10 @@ use thiserror::Error;
 use tracing::{debug, error, info, warn};
 use zerocopy::FromBytes;
 
-use crate::frames::{Frame, FrameReader};
+use crate::frames::Frame;
 use crate::machine::{MachineError, Output, RunningMachine};
 use input::Input;
+use level::Level;
 use sinks::Sinks;
 
 /// Target of the events that L1's and the host program's own messages become.
@@ -58,8 +60,10 @@ pub enum Ending {
 pub struct RunResult {
     /// How it ended.
     pub ending: Ending,
-    /// L1's last frame, if it arrived.
+    /// L1's last frame, if it arrived. Of hypervisors inside each other, that of the one whose guest's end decides.
     pub report: Option<EndReport>,
+    /// The last frames of the hypervisors around that one, outermost first.
+    pub outer_reports: Vec<EndReport>,
     /// Its text.
     pub text: String,
     /// The last exits, oldest first.
@@ -79,6 +83,12 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The report of the outermost hypervisor.
+    #[must_use]
+    pub fn outermost(&self) -> Option<&EndReport> {
+        self.outer_reports.first().or(self.report.as_ref())
+    }
+
     /// The exit status that this leads to.
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
@@ -112,14 +122,13 @@ pub enum SessionError {
 struct Session<'a, 's> {
     machine: &'a mut dyn RunningMachine,
     sinks: &'a mut Sinks<'s>,
-    reader: FrameReader,
-    decoder: Decoder,
+    /// The hypervisors, outermost first; never empty.
+    levels: Vec<Level>,
     last_exits: VecDeque<Record>,
     last_output: VecDeque<u8>,
     capabilities: Vec<(u32, u64)>,
     offered: Vec<(u32, u64)>,
     fields: Option<Vec<u32>>,
-    end: Option<(EndReport, String)>,
 }
 
 /// Follows `machine` to its end. `timeout` is `None` for no limit.
@@ -129,30 +138,45 @@ struct Session<'a, 's> {
 pub fn run(
     machine: &mut dyn RunningMachine,
     sinks: &mut Sinks<'_>,
-    mut input: Input,
+    input: Input,
     timeout: Option<Duration>,
 ) -> Result<RunResult, SessionError> {
+    run_nested(machine, sinks, input, timeout, 1)
+}
+
+/// As [`run`], with `depth` hypervisors inside each other: what the innermost has to say is the guest's.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_nested(
+    machine: &mut dyn RunningMachine,
+    sinks: &mut Sinks<'_>,
+    input: Input,
+    timeout: Option<Duration>,
+    depth: u8,
+) -> Result<RunResult, SessionError> {
+    let mut input = input.through(depth);
     let started = Instant::now();
     let mut session = Session {
         machine,
         sinks,
-        reader: FrameReader::new(),
-        decoder: Decoder::new(),
+        levels: (1..=depth.max(1)).map(Level::new).collect(),
         last_exits: VecDeque::new(),
         last_output: VecDeque::new(),
         capabilities: Vec::new(),
         offered: Vec::new(),
         fields: None,
-        end: None,
     };
     let ending = session.follow(&mut input, started, timeout)?;
     let last_words =
         if matches!(ending, Ending::MachineDied | Ending::DamagedStream) { session.machine.last_words() } else { String::new() };
     session.sinks.finish()?;
-    let (report, text) = session.end.map_or((None, String::new()), |(report, text)| (Some(report), text));
+    let (reports, end) = level::ends(session.levels);
+    let (report, text) = end.map_or((None, String::new()), |(report, text)| (Some(report), text));
     Ok(RunResult {
         ending,
         report,
+        outer_reports: reports,
         text,
         last_exits: session.last_exits.into(),
         last_output: session.last_output.into(),
@@ -177,12 +201,12 @@ impl Session<'_, '_> {
                 }
             }
             // Bochs empties its serial line when it starts: what is sent before L1 speaks is lost.
-            if self.reader.is_open() {
+            if self.levels.iter().all(Level::is_open) {
                 input.pass_on(self.machine)?;
             }
             match self.machine.output(STEP)? {
                 Output::Bytes(bytes) => {
-                    if let Some(ending) = self.take(&bytes)? {
+                    if let Some(ending) = self.take(0, &bytes)? {
                         return Ok(stop.map_or(ending, |(_, wanted)| {
                             if ending == Ending::Reported(EndReason::Stopped) { wanted } else { ending }
                         }));
@@ -200,46 +224,51 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Takes bytes of the stream; returns how the run ended if they say so.
-    fn take(&mut self, bytes: &[u8]) -> Result<Option<Ending>, SessionError> {
-        self.reader.push(bytes);
+    /// Takes bytes of the stream of the hypervisor with this index; returns how the run ended if they say so.
+    fn take(&mut self, index: usize, bytes: &[u8]) -> Result<Option<Ending>, SessionError> {
+        self.levels[index].push(bytes);
         loop {
-            match self.reader.next_frame() {
+            match self.levels[index].next_frame() {
                 Ok(Some(frame)) => {
-                    if let Some(ending) = self.take_frame(&frame)? {
+                    if let Some(ending) = self.take_frame(index, &frame)? {
                         return Ok(Some(ending));
                     }
                 }
                 Ok(None) => return Ok(None),
                 Err(damage) => {
-                    error!(target: MESSAGE_TARGET, "{damage}");
+                    error!(target: MESSAGE_TARGET, "{}: {damage}", self.levels[index]);
                     return Ok(Some(Ending::DamagedStream));
                 }
             }
         }
     }
 
-    fn take_frame(&mut self, frame: &Frame) -> Result<Option<Ending>, SessionError> {
+    fn take_frame(&mut self, index: usize, frame: &Frame) -> Result<Option<Ending>, SessionError> {
         let payload = &frame.payload;
+        let level = &self.levels[index];
         match frame.kind {
+            // What a hypervisor prints that is a guest is its stream.
+            FrameKind::Console if index + 1 < self.levels.len() => return self.take(index + 1, payload),
             FrameKind::Console => {
                 self.last_output.extend(payload);
                 let surplus = self.last_output.len().saturating_sub(LAST_OUTPUT);
                 self.last_output.drain(..surplus);
                 self.sinks.console(payload)?;
             }
-            FrameKind::Trace => self.take_records(payload)?,
+            FrameKind::Trace => self.take_records(index, payload)?,
+            // The innermost hypervisor knows the guest's exits.
+            FrameKind::History if !self.last_exits.is_empty() => {}
             FrameKind::History => {
-                self.last_exits = exit_trace::decode::records(payload).flatten().collect();
+                self.last_exits = level.history(payload);
             }
             FrameKind::Message => {
                 if let Some((&severity, text)) = payload.split_first() {
                     let text = String::from_utf8_lossy(text);
                     match Severity::from_byte(severity) {
-                        Severity::Error => error!(target: MESSAGE_TARGET, "L1: {text}"),
-                        Severity::Warning => warn!(target: MESSAGE_TARGET, "L1: {text}"),
-                        Severity::Information => info!(target: MESSAGE_TARGET, "L1: {text}"),
-                        Severity::Debug => debug!(target: MESSAGE_TARGET, "L1: {text}"),
+                        Severity::Error => error!(target: MESSAGE_TARGET, "{level}: {text}"),
+                        Severity::Warning => warn!(target: MESSAGE_TARGET, "{level}: {text}"),
+                        Severity::Information => info!(target: MESSAGE_TARGET, "{level}: {text}"),
+                        Severity::Debug => debug!(target: MESSAGE_TARGET, "{level}: {text}"),
                     }
                 }
             }
@@ -250,20 +279,22 @@ impl Session<'_, '_> {
             FrameKind::OracleMachine | FrameKind::OracleVerdicts => {}
             FrameKind::End => {
                 let Ok((report, text)) = EndReport::read_from_prefix(payload) else {
-                    error!(target: MESSAGE_TARGET, "L1's last frame has {} bytes, too few", payload.len());
+                    error!(target: MESSAGE_TARGET, "{level}'s last frame has {} bytes, too few", payload.len());
                     return Ok(Some(Ending::DamagedStream));
                 };
-                let ending = EndReason::from_number(report.reason).map_or(Ending::DamagedStream, Ending::Reported);
-                self.end = Some((report, String::from_utf8_lossy(text).into_owned()));
-                return Ok(Some(ending));
+                self.levels[index].end = Some((report, String::from_utf8_lossy(text).into_owned()));
+                // The hypervisors around one that has ended have yet to report.
+                return Ok((index == 0).then(|| level::ending(&self.levels)));
             }
         }
         Ok(None)
     }
 
-    fn take_records(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
-        for item in self.decoder.decode(bytes) {
+    fn take_records(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
+        let is_innermost = index + 1 == self.levels.len();
+        for item in self.levels[index].decode(bytes) {
             match item {
+                Ok(Item::Record(record)) if !is_innermost => self.sinks.outer_record(&record, index == 0),
                 Ok(Item::Record(record)) => {
                     if self.last_exits.len() == LAST_EXITS {
                         self.last_exits.pop_front();

@@ -71,6 +71,18 @@ pub fn full(result: &RunResult, symbols: &SymbolTable) -> String {
     out
 }
 
+/// How many exits the outermost hypervisor took for one of the guest's, if there is more than one hypervisor and all have
+/// reported; else nothing.
+#[must_use]
+pub fn exits_per_guest_exit(result: &RunResult) -> String {
+    let (Some(outermost), Some(innermost)) = (result.outer_reports.first(), &result.report) else { return String::new() };
+    let (outer, guest) = (outermost.counters.exits, innermost.counters.exits);
+    if guest == 0 {
+        return String::new();
+    }
+    format!("{outer} exits of L1 for {guest} exits of the guest: {:.1} each\n", outer as f64 / guest as f64)
+}
+
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {}", line.escape_debug())).collect::<Vec<_>>().join("\n")
 }

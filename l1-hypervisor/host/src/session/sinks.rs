@@ -7,6 +7,7 @@ use exit_trace::canonical::Canonical;
 use exit_trace::event::{self, Emitter};
 use exit_trace::record::Record;
 use exit_trace::statistics::Statistics;
+use exit_trace::symbols::SymbolTable;
 use exit_trace::tree::Tree;
 
 use super::SessionError;
@@ -78,6 +79,18 @@ impl Sinks<'_> {
             statistics.add(record);
         }
         Ok(())
+    }
+
+    /// Takes a record of one of the hypervisors around the one that hosts the guest: `symbols` of the guest say nothing about
+    /// it, and canonical text is about the guest alone.
+    pub fn outer_record(&mut self, record: &Record, is_outermost: bool) {
+        if let Trace::Events(_) = &self.trace {
+            // Its exits belong to no tree of the guest's.
+            Emitter::new(SymbolTable::default()).emit(record);
+        }
+        if is_outermost && let Some(statistics) = &mut self.statistics {
+            statistics.add(record);
+        }
     }
 
     /// Takes the news that records were lost.

@@ -89,7 +89,7 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
         Reason::MOV_DR if nested::guarded::register_changes(vcpu) => Action::Resume,
         Reason::MOV_DR => debug_register::handle(vcpu, exit),
         // L1 asks for these exits only where it guards what an exit of L3 has loaded.
-        Reason::ACCESS_TO_GDTR_OR_IDTR | Reason::ACCESS_TO_LDTR_OR_TR => {
+        Reason::ACCESS_TO_GDTR_OR_IDTR | Reason::ACCESS_TO_LDTR_OR_TR if vcpu.nested.is_some() => {
             nested::guarded::register_changes(vcpu);
             Action::Resume
         }

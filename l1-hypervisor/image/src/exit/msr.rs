@@ -191,17 +191,13 @@ pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32, value: u64) -> boo
         }
         Some(Emulation::TimeStampCounter) => {
             vcpu.set_time_stamp_counter(value);
-            write_tsc_deadline(vcpu, None);
-            true
+            write_tsc_deadline(vcpu, None)
         }
         Some(Emulation::LocalApicBase) => {
             let result = vcpu.devices.set_local_apic_base(value, vcpu.features.physical_address_width);
             after_local_apic(vcpu, result)
         }
-        Some(Emulation::TscDeadline) => {
-            write_tsc_deadline(vcpu, Some(value));
-            true
-        }
+        Some(Emulation::TscDeadline) => write_tsc_deadline(vcpu, Some(value)),
         Some(Emulation::LocalApicRegister) => {
             let now = vcpu.now();
             let result = vcpu.devices.write_local_apic(index, value, now);
@@ -214,14 +210,17 @@ pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, index: u32, value: u64) -> boo
 }
 
 fn after_local_apic<P: Platform>(vcpu: &mut Vcpu<'_, P>, result: Result<(), Refused>) -> bool {
-    if result.is_ok() {
-        vcpu.devices_changed();
+    match result {
+        Ok(()) => {
+            vcpu.devices_changed();
+            true
+        }
+        Err(Refused) => false,
     }
-    result.is_ok()
 }
 
 /// Arms the timer for a new deadline, or anew for the one it has after the counter was changed.
-fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) {
+fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) -> bool {
     let now = vcpu.now();
     let deadline = new.unwrap_or_else(|| vcpu.devices.tsc_deadline(now));
     if new.is_some() || deadline != 0 {
@@ -229,6 +228,7 @@ fn write_tsc_deadline<P: Platform>(vcpu: &mut Vcpu<'_, P>, new: Option<u64>) {
         vcpu.devices.set_tsc_deadline(deadline, at, now);
         vcpu.devices_changed();
     }
+    true
 }
 
 /// Reserved bits and a change of LME while paging is on raise #GP; LMA cannot be written (SDM 3A 2.2.1 "Extended

@@ -72,8 +72,11 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
     switch(vcpu, vmcs13(slot));
-    nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
+    nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls, &vcpu.capabilities);
     nested.regions.note_tsc_offset(slot, outer.tsc_offset, vmcs23);
+    let base = nested.regions.constants.memory_base;
+    let tpr_shadow = super::virtual_apic::prepare(vmcs23, &mut vcpu.memory, base, &mut vcpu.platform);
+    let outer = merge::Outer { tpr_shadow, ..outer };
     merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
@@ -124,7 +127,7 @@ fn blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> u64 {
 fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     const RIP: FieldSet = FieldSet::of(&[Field::GUEST_RIP]);
     const CODE_SEGMENT_LONG: u64 = 1 << 13;
-    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() {
+    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() || looks_into_memory(vmcs23) {
         return false;
     }
     let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
@@ -134,6 +137,11 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     } else {
         rip >> 32 == 0
     }
+}
+
+/// Whether a rule looks at L2's memory, where much may have changed without L1 having seen it: a VMCS is linked.
+fn looks_into_memory(vmcs23: &Vmcs23) -> bool {
+    vmcs23.get(Field::VMCS_LINK_POINTER) != u64::MAX
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").

@@ -1,7 +1,7 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
 use l1_protocol::end::EndReason;
-use shadow::ept::{Access, Fault, Outcome};
+use shadow::ept::{Access, Fault, Outcome, PageModificationLog};
 use shadow::exit::{
     ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
 };
@@ -41,21 +41,22 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
         }
         keep(vcpu, nested, exit)
     });
-    match decided {
+    let action = match decided {
         Some(Some(action)) => action,
         // L1's own handlers work on the VMCS that is current, which is L3's.
-        Some(None) | None => match dispatch::handle(vcpu, exit) {
-            Action::Inject(injection) => exception::raise(vcpu, exit, injection),
-            Action::Stop(end) if end.reason == EndReason::UnhandledExit && was_delivering(vcpu, exit) => {
-                // Where nothing is all ones are read, and an IDT of these shuts the processor down.
-                let reason = Reason::TRIPLE_FAULT.0.into();
-                let information = ExitInformation { reason, ..ExitInformation::default() };
-                let rip = exit.rip;
-                with(vcpu, |vcpu, nested| leave(vcpu, nested, &information, rip));
-                Action::Reflect
-            }
-            action => action,
-        },
+        Some(None) | None => dispatch::handle(vcpu, exit),
+    };
+    match action {
+        Action::Inject(injection) => exception::raise(vcpu, exit, injection),
+        Action::Stop(end) if end.reason == EndReason::UnhandledExit && was_delivering(vcpu, exit) => {
+            // Where nothing is all ones are read, and an IDT of these shuts the processor down.
+            let reason = Reason::TRIPLE_FAULT.0.into();
+            let information = ExitInformation { reason, ..ExitInformation::default() };
+            let rip = exit.rip;
+            with(vcpu, |vcpu, nested| leave(vcpu, nested, &information, rip));
+            Action::Reflect
+        }
+        action => action,
     }
 }
 
@@ -137,6 +138,9 @@ fn keep<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exi
             }
             Some(Action::Resume)
         }
+        Reason::CONTROL_REGISTER_ACCESS => super::virtual_apic::handle(vcpu, nested, exit),
+        Reason::VMFUNC => Some(super::vm_function::handle(vcpu, nested, exit)),
+        Reason::VMREAD | Reason::VMWRITE => Some(super::linked::handle(vcpu, nested, exit)),
         _ => None,
     }
 }
@@ -151,7 +155,13 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
     let address = vcpu.platform.read(Field::GUEST_PHYSICAL_ADDRESS);
     let qualification = exit.qualification(&mut vcpu.platform);
     let mut outside = Outside { memory: &mut vcpu.memory, base: nested.regions.constants.memory_base };
-    match nested.composition.fault(&mut outside, pointer, Access::new(address, qualification)) {
+    let log_is_full = PageModificationLog::of(vmcs23).is_some_and(PageModificationLog::is_full);
+    let outcome = nested.composition.fault(&mut outside, pointer, Access { log_is_full, ..Access::new(address, qualification) });
+    if let Outcome::Filled { newly_dirty: true, .. } | Outcome::L1 { newly_dirty: true, .. } = outcome {
+        let memory = &mut vcpu.memory;
+        PageModificationLog::log(vmcs23, address, |place, entry| memory.write(GuestPhysical(place), &entry.to_le_bytes()));
+    }
+    match outcome {
         Outcome::Filled { .. } => {
             if nested.composition.take_flush() {
                 vcpu.platform.invalidate_ept();
@@ -162,10 +172,12 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
         Outcome::L2(fault) => {
             let mut information = ExitInformation::read(&mut vcpu.platform, ExitReason(fault.exit_reason().0.into()));
             information.qualification = fault.qualification();
-            if matches!(fault, Fault::Misconfiguration) {
+            if !matches!(fault, Fault::Violation { .. }) {
                 information.guest_linear_address = None;
             }
-            information.guest_physical_address = Some(address);
+            if !matches!(fault, Fault::PageModificationLogFull { .. }) {
+                information.guest_physical_address = Some(address);
+            }
             leave(vcpu, nested, &information, exit.rip);
             Some(Action::Reflect)
         }
@@ -174,7 +186,7 @@ fn ept<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit
 }
 
 /// The exit that has happened becomes L2's.
-fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &Exit) {
+pub(super) fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &Exit) {
     let information = ExitInformation::read(&mut vcpu.platform, exit.reason);
     leave(vcpu, nested, &information, exit.rip);
 }

@@ -15,6 +15,8 @@ pub mod field_access;
 pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
+mod l3_memory;
+mod linked;
 pub mod memory;
 pub mod msr_lists;
 pub mod operand;
@@ -22,6 +24,8 @@ mod pdptes;
 pub mod physical;
 pub mod regions;
 pub mod shadowing;
+mod virtual_apic;
+mod vm_function;
 
 use shadow::ept::Composition;
 use shadow::exit::HostState;
@@ -186,6 +190,7 @@ fn outer<P: Platform>(vcpu: &Vcpu<'_, P>, nested: &Nested) -> Outer {
         cr0_required: vcpu.capabilities.cr0_fixed().required & !(CR0_PE | CR0_PG),
         cr0_allowed: vcpu.capabilities.cr0_fixed().allowed & !(CR0_CD | CR0_NW),
         cr4_required: vcpu.capabilities.cr4_fixed().required,
+        tpr_shadow: false,
         tsc_offset: vcpu.tsc_offset,
     }
 }

@@ -59,7 +59,7 @@ impl<'a, 'm> L3Memory<'a, 'm> {
 }
 
 /// The bits of an exit qualification for EPT violations (SDM 3C table 27-7).
-const fn qualification(access: PhysicalAccess) -> u64 {
+pub(super) const fn qualification(access: PhysicalAccess) -> u64 {
     const READ: u64 = Permissions::READ.bits();
     const WRITE: u64 = Permissions::WRITE.bits();
     const LINEAR: u64 = EptViolation::LINEAR_ADDRESS_VALID;

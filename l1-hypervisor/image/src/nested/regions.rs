@@ -85,8 +85,15 @@ fn shadow_region(slot: usize) -> Region {
 impl Regions {
     pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>, secondary12: Secondary) -> Self {
         bitmap.words.fill(!0);
-        let tsc_offset = [0; SLOTS];
-        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], tsc_offset, hardware, secondary12 }
+        Self {
+            constants,
+            bitmap,
+            prepared: [false; SLOTS],
+            ept_pointer: [0; SLOTS],
+            tsc_offset: [0; SLOTS],
+            hardware,
+            secondary12,
+        }
     }
 
     /// Sets or clears a secondary control of vmcs12, which is current.
@@ -105,12 +112,19 @@ impl Regions {
     }
 
     /// Writes what never changes to a vmcs13 that is current for the first time.
-    pub(super) fn prepare<P: Platform>(&mut self, slot: usize, platform: &mut P, controls: &crate::vmcs12::Controls) {
+    pub(super) fn prepare<P: Platform>(
+        &mut self,
+        slot: usize,
+        platform: &mut P,
+        controls: &crate::vmcs12::Controls,
+        real: &vmcs::capability::Capabilities,
+    ) {
         let Some(prepared) = self.prepared.get_mut(slot) else { return };
         if core::mem::replace(prepared, true) {
             return;
         }
         crate::vmcs12::write_host_state(platform, &self.constants.host);
+        super::vm_function::prepare(platform, real);
         let rows = [
             (Field::PIN_BASED_VM_EXECUTION_CONTROLS, controls.pin_based.bits().into()),
             (Field::PRIMARY_VM_EXIT_CONTROLS, controls.exit.bits().into()),

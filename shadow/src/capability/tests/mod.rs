@@ -11,33 +11,10 @@ use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Prim
 use vmcs::field::Field;
 
 use super::*;
+use crate::tests::haswell::haswell;
 
 /// The bits of CR4 that L1 gives its guest on Bochs's Haswell.
 const CR4: u64 = 0x0017_07ff;
-
-/// The capability MSRs of Bochs 2.7's model corei7_haswell_4770, as RDMSR gave them there.
-fn haswell(number: u32) -> Option<u64> {
-    Some(match number {
-        msr::IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
-        msr::IA32_VMX_PINBASED_CTLS | msr::IA32_VMX_TRUE_PINBASED_CTLS => 0x0000_007f_0000_0016,
-        msr::IA32_VMX_PROCBASED_CTLS => 0xf7f9_fffe_0401_e172,
-        msr::IA32_VMX_EXIT_CTLS => 0x007f_ffff_0003_6dff,
-        msr::IA32_VMX_ENTRY_CTLS => 0x0000_ffff_0000_11ff,
-        msr::IA32_VMX_MISC => 0x2004_01e0,
-        msr::IA32_VMX_CR0_FIXED0 => 0x8000_0021,
-        msr::IA32_VMX_CR0_FIXED1 => 0xffff_ffff,
-        msr::IA32_VMX_CR4_FIXED0 => 0x2000,
-        msr::IA32_VMX_CR4_FIXED1 => 0x0017_27ff,
-        msr::IA32_VMX_VMCS_ENUM => 0x34,
-        msr::IA32_VMX_PROCBASED_CTLS2 => 0x0004_7fff_0000_0000,
-        msr::IA32_VMX_EPT_VPID_CAP => 0x0f01_0633_4141,
-        msr::IA32_VMX_TRUE_PROCBASED_CTLS => 0xf7f9_fffe_0400_6172,
-        msr::IA32_VMX_TRUE_EXIT_CTLS => 0x007f_ffff_0003_6dfb,
-        msr::IA32_VMX_TRUE_ENTRY_CTLS => 0x0000_ffff_0000_11fb,
-        msr::IA32_VMX_VMFUNC => 1,
-        _ => return None,
-    })
-}
 
 fn on(read: impl FnMut(u32) -> Option<u64>, profile: Profile) -> Capabilities {
     let real = Capabilities::read(read).expect("every MSR that exists is given");
@@ -57,7 +34,7 @@ fn the_msrs_on_haswell() {
     let expected = [
         (msr::IA32_VMX_BASIC, 0x00d8_1000_4c31_0001),
         (msr::IA32_VMX_PINBASED_CTLS, 0x0000_007f_0000_0016),
-        (msr::IA32_VMX_PROCBASED_CTLS, 0xf7d9_fffe_0401_e172),
+        (msr::IA32_VMX_PROCBASED_CTLS, 0xf7f9_fffe_0401_e172),
         (msr::IA32_VMX_EXIT_CTLS, 0x007f_efff_0003_6dff),
         (msr::IA32_VMX_ENTRY_CTLS, 0x0000_d3ff_0000_11ff),
         // Timer rate 0, LMA stored, HLT, wait-for-SIPI, four CR3-target values, VMWRITE of any field.
@@ -68,12 +45,13 @@ fn the_msrs_on_haswell() {
         (msr::IA32_VMX_CR4_FIXED1, 0x0017_27ff),
         // VMX_PREEMPTION_TIMER_VALUE, 0x482e.
         (msr::IA32_VMX_VMCS_ENUM, 0x2e),
-        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0000_18ee_0000_0000),
+        (msr::IA32_VMX_PROCBASED_CTLS2, 0x0002_78ee_0000_0000),
         (msr::IA32_VMX_EPT_VPID_CAP, 0x0f01_0633_4141),
         (msr::IA32_VMX_TRUE_PINBASED_CTLS, 0x0000_007f_0000_0016),
-        (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7d9_fffe_0400_6172),
+        (msr::IA32_VMX_TRUE_PROCBASED_CTLS, 0xf7f9_fffe_0400_6172),
         (msr::IA32_VMX_TRUE_EXIT_CTLS, 0x007f_efff_0003_6dfb),
         (msr::IA32_VMX_TRUE_ENTRY_CTLS, 0x0000_d3ff_0000_11fb),
+        (msr::IA32_VMX_VMFUNC, 1),
     ];
     let text =
         |msrs: &[(u32, u64)]| -> Vec<_> { msrs.iter().map(|(number, value)| format!("{number:#x}: {value:#x}")).collect() };
@@ -88,7 +66,8 @@ fn each_profile_takes_away_what_it_names_and_what_depends_on_that() {
         let words = [Word::PinBased, Word::Primary, Word::Secondary, Word::Exit, Word::Entry];
         words.map(|word| settings(&full, word).allowed & !settings(&less, word).allowed)
     };
-    let ept = u64::from((Secondary::ENABLE_EPT | Secondary::UNRESTRICTED_GUEST).bits());
+    let on_ept = Secondary::UNRESTRICTED_GUEST | Secondary::ENABLE_VM_FUNCTIONS | Secondary::ENABLE_PML;
+    let ept = u64::from((Secondary::ENABLE_EPT | on_ept).bits());
     assert_eq!(lost(Profile::Full), [0; 5]);
     assert_eq!(lost(Profile::NoEpt), [0, 0, ept, 0, 0]);
     assert_eq!(lost(Profile::NoUnrestrictedGuest), [0, 0, Secondary::UNRESTRICTED_GUEST.bits().into(), 0, 0]);
@@ -130,10 +109,10 @@ fn msrs_and_fields_follow_from_the_controls() {
         (Field::VMX_PREEMPTION_TIMER_VALUE, [true, true, false]),
         (Field::GUEST_IA32_EFER, [true, true, false]),
         (Field::CR3_TARGET_VALUE3, [true, true, true]),
-        (Field::PML_ADDRESS, [false, false, false]),
-        (Field::VMREAD_BITMAP, [false, false, false]),
-        (Field::VIRTUAL_APIC_ADDRESS, [false, false, false]),
-        (Field::VM_FUNCTION_CONTROLS, [false, false, false]),
+        (Field::PML_ADDRESS, [true, false, false]),
+        (Field::VMREAD_BITMAP, [true, true, false]),
+        (Field::VIRTUAL_APIC_ADDRESS, [true, true, true]),
+        (Field::VM_FUNCTION_CONTROLS, [true, false, false]),
         (Field::GUEST_RIP, [true, true, true]),
     ];
     let full = on(haswell, Profile::Full);
@@ -262,7 +241,8 @@ proptest! {
         prop_assert!(cr0.required & !cr0.allowed == 0 && cr4_fixed.required & !cr4_fixed.allowed == 0);
         prop_assert_eq!(cr4_fixed.allowed & !(cr4 | CR4_VMXE), 0);
         prop_assert!(offered.misc().cr3_target_values() <= 4 && !offered.misc().zero_length_injection());
-        prop_assert_eq!(offered.vmfunc().bits(), 0);
+        let functions = u64::from(offered.supports_secondary(Secondary::ENABLE_VM_FUNCTIONS));
+        prop_assert_eq!(offered.vmfunc().bits(), functions);
 
         let fields = FIELDS.iter().filter(|row| row.existence.holds(&offered)).map(|row| row.field.index());
         prop_assert_eq!(Some(offered.vmcs_enum()), fields.max());

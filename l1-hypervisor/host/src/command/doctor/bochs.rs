@@ -113,6 +113,7 @@ mod tests {
         RunResult {
             ending,
             report: None,
+            outer_reports: Vec::new(),
             text: text.to_owned(),
             last_exits: Vec::new(),
             last_output: Vec::new(),
