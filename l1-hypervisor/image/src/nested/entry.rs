@@ -27,6 +27,7 @@ use crate::guest_paging::is_canonical;
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
+use crate::vmcs12::{CR0_CD, CR0_NW};
 
 /// What an exit of L3 has left in L2's DR7 (SDM 3C 27.5.1).
 const DR7_AFTER_EXIT: u64 = 0x400;
@@ -73,6 +74,10 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     }
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
+    if vmcs23.changed.contains(Field::GUEST_CR0) {
+        vcpu.platform.make_current(Region::Vmcs12);
+        keep_caching(vmcs23, vcpu.seen_cr0());
+    }
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls, &vcpu.capabilities);
     nested.regions.note_tsc_offset(slot, outer.tsc_offset, vmcs23);
@@ -141,6 +146,13 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
     } else {
         rip >> 32 == 0
     }
+}
+
+/// VM entry loads neither CD nor NW: L3 goes on with L2's (SDM 3C 26.3.2.1 "Loading Guest Control Registers, Debug Registers,
+/// and MSRs"), and an exit saves what L3 has.
+fn keep_caching(vmcs23: &mut Vmcs23, cr0: u64) {
+    const KEPT: u64 = CR0_CD | CR0_NW;
+    vmcs23.record(Field::GUEST_CR0, vmcs23.get(Field::GUEST_CR0) & !KEPT | cr0 & KEPT);
 }
 
 /// Whether a rule looks at L2's memory, where much may have changed without L1 having seen it: a VMCS is linked.
