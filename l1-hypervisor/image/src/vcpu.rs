@@ -399,6 +399,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             Combined::Deliver(injection) => injection,
             Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: EndText::Words("") }),
         };
+        self.note_fault(injection.information);
         self.next_injection = Some(injection);
         Ok(())
     }
@@ -440,6 +441,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// Delivers this at the next entry.
     pub(crate) const fn inject(&mut self, injection: Injection) {
         self.next_injection = Some(injection);
+    }
+
+    /// A fault leaves RF set in the RFLAGS that it pushes, or that an exit for it saves, unless it is a debug exception
+    /// (SDM 3B 18.3.1.1 "Instruction-Breakpoint Exception Condition"); an injected event pushes RFLAGS as they are.
+    pub(crate) fn note_fault(&mut self, information: InterruptionInformation) {
+        let vector = information.vector();
+        let is_fault =
+            information.event_type() == EventType::HARDWARE_EXCEPTION && !matches!(vector, Vector::DB | Vector::DF | Vector::MC);
+        if is_fault {
+            let rflags = self.platform.read(Field::GUEST_RFLAGS);
+            self.platform.write(Field::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        }
     }
 
     /// The guest can take interrupts now: no more exits for that.

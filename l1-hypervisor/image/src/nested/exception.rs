@@ -68,6 +68,7 @@ pub fn raise<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, injection: In
     if wanted.flatten() != Some(true) {
         guarded::register_changes(vcpu);
         vcpu.enter_exception_state(vector, vcpu.raised);
+        vcpu.note_fault(injection.information);
         vcpu.inject(injection);
         return Action::Continue;
     }
