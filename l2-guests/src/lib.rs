@@ -39,6 +39,7 @@ pub mod control;
 pub mod cpuid;
 pub mod exception;
 pub mod exit;
+pub mod fuzz;
 pub mod idt;
 pub mod long_mode;
 #[cfg(bare_metal)]
