@@ -38,7 +38,8 @@ pub enum Operands {
 /// An instruction: its name, its bytes, its operands.
 pub type Snippet = (&'static str, &'static [u8], Operands);
 
-/// The instructions. What reads the time-stamp counter or a random number wipes it out.
+/// The instructions. What reads the time-stamp counter or a random number wipes it out, 16 bits and 32, whichever the
+/// mode makes of XOR.
 ///
 /// Not here: MONITOR, MWAIT and RDPMC without their exits, which belong to features that L1 hides and Bochs has; SMSW,
 /// which shows the bits of CR0 that VMX operation fixes; RDRAND and RDSEED for their values.
@@ -79,9 +80,9 @@ pub const SNIPPETS: &[Snippet] = &[
     ("STR AX", &[0x0f, 0x00, 0xc8], Operands::None),
     ("LLDT AX", &[0x0f, 0x00, 0xd0], Operands::Any),
     ("LTR AX", &[0x0f, 0x00, 0xd8], Operands::Any),
-    ("RDTSC", &[0x0f, 0x31, 0x31, 0xc0, 0x31, 0xd2], Operands::None),
-    ("RDTSCP", &[0x0f, 0x01, 0xf9, 0x31, 0xc0, 0x31, 0xd2, 0x31, 0xc9], Operands::None),
-    ("RDRAND EAX", &[0x0f, 0xc7, 0xf0, 0x31, 0xc0], Operands::None),
+    ("RDTSC", &[0x0f, 0x31, 0x31, 0xc0, 0x66, 0x31, 0xc0, 0x31, 0xd2, 0x66, 0x31, 0xd2], Operands::None),
+    ("RDTSCP", &[0x0f, 0x01, 0xf9, 0x31, 0xc0, 0x66, 0x31, 0xc0, 0x31, 0xd2, 0x66, 0x31, 0xd2], Operands::None),
+    ("RDRAND EAX", &[0x0f, 0xc7, 0xf0, 0x31, 0xc0, 0x66, 0x31, 0xc0], Operands::None),
     ("PAUSE", &[0xf3, 0x90], Operands::None),
     ("WBINVD", &[0x0f, 0x09], Operands::None),
     ("INVD", &[0x0f, 0x08], Operands::None),

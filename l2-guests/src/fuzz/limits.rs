@@ -13,8 +13,9 @@ use crate::control::cr0;
 use crate::vmx::region::PAGE;
 use crate::vmx::world_switch;
 
-/// The value of a VMX-preemption timer that is not to end L3's run unless L3 hangs: L1's time counts, too.
-pub const TIMER: u64 = 200_000;
+/// The value of a VMX-preemption timer that is not to end L3's run unless L3 hangs: L1's time counts, too, and the first
+/// instruction that it emulates for L3 takes it 5,000,000.
+pub const TIMER: u64 = 20_000_000;
 /// The width of physical addresses of every processor that Bochs models is below this, and so an address with this bit is
 /// beyond it.
 pub const TOO_WIDE: u64 = 1 << 51;
@@ -82,6 +83,8 @@ fn host(scene: &Scene) {
         change(field, |value| if canonical(value) { good } else { value });
     }
     const PWT_AND_PCD: u64 = 3 << 3;
+    // "host-sysenter-cs": Bochs loads 16 bits.
+    change(Field::HOST_IA32_SYSENTER_CS, |value| value & 0xffff);
     change(Field::HOST_CR3, |value| if value < TOO_WIDE { scene.found.cr3 | value & PWT_AND_PCD } else { value });
     // EM and TS would keep L2 from its SSE registers; OSFXSR it needs.
     change(Field::HOST_CR0, |value| value & !(cr0::EM | cr0::TS));

@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use super::guest_code;
 use super::page_map::PageMap;
-use crate::control::{self, DR6_NONE};
+use crate::control::{self, DR6_NONE, cr0};
 use crate::msr::{self, efer};
 use crate::vmx::instruction::vmxoff;
 use crate::vmx::operation::SHADOW;
@@ -28,7 +28,7 @@ pub const LOW_DATA: u64 = 0x1_1000;
 pub const PAGE_FLAGS: u64 = 0x63;
 const EPT_FLAGS: u64 = ept::ALL | ept::WRITE_BACK;
 
-/// L2's control registers and EFER as the fuzz guest found them.
+/// L2's control registers and EFER as the fuzz guest found them, with caches on, which a reset leaves off.
 #[derive(Debug, Clone, Copy)]
 pub struct Registers {
     /// CR0.
@@ -84,7 +84,7 @@ impl Scene {
             pae: allocate(1),
             ept: PageMap::new(6, ept::ALL),
             paging: PageMap::new(8, 3),
-            found: Registers { cr0: control::read_cr0(), cr3: control::read_cr3(), cr4: control::read_cr4(), efer },
+            found: Registers { cr0: control::read_cr0() & !(cr0::CD | cr0::NW), cr3: control::read_cr3(), cr4: control::read_cr4(), efer },
         }
     }
 
@@ -100,7 +100,7 @@ impl Scene {
             region::write(page, self.revision.into());
         }
         fill(self.scratch, 1, 0);
-        region::write(self.scratch, (self.revision | SHADOW).into());
+        region::write(self.scratch, (!self.revision & !SHADOW).into());
         fill(self.io_bitmaps, 2, 0);
         fill(self.msr_bitmap, 1, 0);
         fill(self.data, 1, 0);
