@@ -36,7 +36,7 @@ pub struct ExitInformation {
 }
 
 impl ExitInformation {
-    /// Reads what the current VMCS says about an exit with this reason; what the reason does not define is not read.
+    /// Reads what the current VMCS says about an exit with this reason; what the reason never defines is not read.
     pub fn read(vmcs: &mut impl VmcsAccess, reason: ExitReason) -> Self {
         let mut exit = Self { reason: reason.0, ..Self::default() };
         let Some(row) = reason.basic().information() else {
@@ -63,17 +63,14 @@ impl ExitInformation {
                 exit.idt_vectoring_error_code = vmcs.read(Field::IDT_VECTORING_ERROR_CODE) as u32;
             }
         }
-        let (interruption, vectoring) = (InterruptionInformation(exit.interruption), InterruptionInformation(exit.idt_vectoring));
-        let holds = |when: When| when.holds(exit.qualification, interruption, vectoring);
-        let (length, linear, physical) =
-            (holds(row.instruction_length), holds(row.guest_linear_address), holds(row.guest_physical_address));
-        if length {
+        // Where a field is defined for some exits of this reason only, L2 gets what the processor has left in the others, too.
+        if row.instruction_length != When::Never {
             exit.instruction_length = Some(vmcs.read(Field::VM_EXIT_INSTRUCTION_LENGTH) as u32);
         }
-        if linear {
+        if row.guest_linear_address != When::Never {
             exit.guest_linear_address = Some(vmcs.read(Field::GUEST_LINEAR_ADDRESS));
         }
-        if physical {
+        if row.guest_physical_address != When::Never {
             exit.guest_physical_address = Some(vmcs.read(Field::GUEST_PHYSICAL_ADDRESS));
         }
         exit
@@ -94,16 +91,17 @@ impl ExitInformation {
         if InterruptionInformation(self.idt_vectoring).has_error_code() {
             vmcs23.record(Field::IDT_VECTORING_ERROR_CODE, self.idt_vectoring_error_code.into());
         }
-        let optional = [
-            (Field::VM_EXIT_INSTRUCTION_LENGTH, self.instruction_length.map(u64::from)),
-            (Field::VM_EXIT_INSTRUCTION_INFORMATION, self.instruction_information.map(u64::from)),
-            (Field::GUEST_LINEAR_ADDRESS, self.guest_linear_address),
-            (Field::GUEST_PHYSICAL_ADDRESS, self.guest_physical_address),
-        ];
-        for (field, value) in optional {
-            if let Some(value) = value {
-                vmcs23.record(field, value);
-            }
+        if let Some(length) = self.instruction_length {
+            vmcs23.record(Field::VM_EXIT_INSTRUCTION_LENGTH, length.into());
+        }
+        if let Some(information) = self.instruction_information {
+            vmcs23.record(Field::VM_EXIT_INSTRUCTION_INFORMATION, information.into());
+        }
+        if let Some(address) = self.guest_linear_address {
+            vmcs23.record(Field::GUEST_LINEAR_ADDRESS, address);
+        }
+        if let Some(address) = self.guest_physical_address {
+            vmcs23.record(Field::GUEST_PHYSICAL_ADDRESS, address);
         }
     }
 }
@@ -166,26 +164,51 @@ const DEBUG_CONTROLS: FieldSet = FieldSet::of(&[Field::GUEST_DR7, Field::GUEST_I
 const PAT: FieldSet = FieldSet::of(&[Field::GUEST_IA32_PAT]);
 const EFER: FieldSet = FieldSet::of(&[Field::GUEST_IA32_EFER]);
 
+/// Copies fields, each known when this is compiled: looking a field up costs nothing then.
+macro_rules! save {
+    ($vmcs23:ident, $vmcs13:ident, { $($field:ident,)* }) => {
+        $(let value = $vmcs13.read(Field::$field);
+        $vmcs23.record(Field::$field, value);)*
+    };
+}
+
+/// Each bit from where its newest value is: bits that L2 masks have not changed; bits that only L1 masks are in the read
+/// shadow of vmcs13; the others are L3's own.
+macro_rules! save_control_register {
+    ($vmcs23:ident, $vmcs13:ident, $value:ident, $shadow:ident, $mask:ident, $owned:expr) => {
+        let mask = $vmcs23.get(Field::$mask);
+        let (real, shadow) = ($vmcs13.read(Field::$value), $vmcs13.read(Field::$shadow));
+        let seen = real & !$owned | shadow & $owned;
+        let value = seen & !mask | $vmcs23.get(Field::$value) & mask;
+        $vmcs23.record(Field::$value, value);
+    };
+}
+
 /// Saves L3's state (SDM 3C 27.3 "Saving Guest State"): what is looked at after every exit at once, the rest on demand.
-/// vmcs13 is current.
+/// vmcs13 is current; `rip` is L3's, and `by_instruction` says that an instruction caused the exit unconditionally.
 #[inline]
-pub fn save_guest_state(vmcs23: &mut Vmcs23, vmcs13: &mut impl VmcsAccess, owned: &Owned, ept: bool) {
-    const DIRECT: [Field; 8] = [
-        Field::GUEST_RIP,
-        Field::GUEST_RSP,
-        Field::GUEST_RFLAGS,
-        Field::GUEST_CR3,
-        Field::GUEST_CS_ACCESS_RIGHTS,
-        Field::GUEST_SS_ACCESS_RIGHTS,
-        Field::GUEST_INTERRUPTIBILITY_STATE,
-        Field::GUEST_ACTIVITY_STATE,
-    ];
-    for field in DIRECT {
-        let value = vmcs13.read(field);
-        vmcs23.record(field, value);
-    }
-    save_control_register(vmcs23, vmcs13, &CR0, owned.cr0);
-    save_control_register(vmcs23, vmcs13, &CR4, owned.cr4);
+pub fn save_guest_state(
+    vmcs23: &mut Vmcs23,
+    vmcs13: &mut impl VmcsAccess,
+    owned: &Owned,
+    ept: bool,
+    rip: u64,
+    by_instruction: bool,
+) {
+    save!(vmcs23, vmcs13, {
+        GUEST_RSP,
+        GUEST_RFLAGS,
+        GUEST_CR3,
+        GUEST_CS_ACCESS_RIGHTS,
+        GUEST_SS_ACCESS_RIGHTS,
+        GUEST_INTERRUPTIBILITY_STATE,
+    });
+    vmcs23.record(Field::GUEST_RIP, rip);
+    // An instruction that exits was executed by a processor that was active.
+    let activity = if by_instruction { 0 } else { vmcs13.read(Field::GUEST_ACTIVITY_STATE) };
+    vmcs23.record(Field::GUEST_ACTIVITY_STATE, activity);
+    save_control_register!(vmcs23, vmcs13, GUEST_CR0, CR0_READ_SHADOW, CR0_GUEST_HOST_MASK, owned.cr0);
+    save_control_register!(vmcs23, vmcs13, GUEST_CR4, CR4_READ_SHADOW, CR4_GUEST_HOST_MASK, owned.cr4);
     let exit = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
     let mut lazy = if ept { LAZY } else { WITHOUT_PDPTES };
     if exit.contains(PrimaryExit::SAVE_DEBUG_CONTROLS) {
@@ -205,29 +228,10 @@ pub fn save_guest_state(vmcs23: &mut Vmcs23, vmcs13: &mut impl VmcsAccess, owned
     let controls = Entry::from_bits_retain(vmcs13.read(Field::VM_ENTRY_CONTROLS) as u32) & Entry::IA_32E_MODE_GUEST;
     let old = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS));
     let new = old - Entry::IA_32E_MODE_GUEST | controls;
+    if new != old {
+        vmcs23.registers_touched = true;
+    }
     vmcs23.record(Field::VM_ENTRY_CONTROLS, new.bits().into());
-}
-
-struct ControlRegister {
-    value: Field,
-    shadow: Field,
-    mask: Field,
-}
-
-const CR0: ControlRegister =
-    ControlRegister { value: Field::GUEST_CR0, shadow: Field::CR0_READ_SHADOW, mask: Field::CR0_GUEST_HOST_MASK };
-const CR4: ControlRegister =
-    ControlRegister { value: Field::GUEST_CR4, shadow: Field::CR4_READ_SHADOW, mask: Field::CR4_GUEST_HOST_MASK };
-
-/// Each bit from where its newest value is: bits that L2 masks have not changed; bits that only L1 masks are in the read
-/// shadow of vmcs13; the others are L3's own.
-#[inline]
-fn save_control_register(vmcs23: &mut Vmcs23, vmcs13: &mut impl VmcsAccess, register: &ControlRegister, owned: u64) {
-    let mask = vmcs23.get(register.mask);
-    let (real, shadow) = (vmcs13.read(register.value), vmcs13.read(register.shadow));
-    let seen = real & !owned | shadow & owned;
-    let value = seen & !mask | vmcs23.get(register.value) & mask;
-    vmcs23.record(register.value, value);
 }
 
 /// Fetches what [`save_guest_state`] has left in vmcs13, which is current; says how many fields that were.
@@ -300,31 +304,33 @@ const DATA: u64 = 0xc093;
 const BUSY_TASK: u64 = 0x8b;
 const UNUSABLE: u64 = 1 << 16;
 
+/// Copies fields of the host-state area to fields of vmcs12, each known when this is compiled.
+macro_rules! load {
+    ($vmcs23:ident, $vmcs12:ident, { $($guest:ident = $host:ident,)* }) => {
+        $($vmcs12.write(Field::$guest, $vmcs23.get(Field::$host));)*
+    };
+}
+
 /// Writes L2's registers to vmcs12, which is current, as a VM exit loads them: everything but the control registers, EFER
-/// and PAT, which vmcs12 holds in a form of its own. `instruction` tells whether NMIs are blocked afterwards.
-pub fn load_host_state(vmcs23: &Vmcs23, host: &HostState, nmi_blocking: bool, vmcs12: &mut impl VmcsAccess) {
-    let copies = [
-        (Field::GUEST_RIP, Field::HOST_RIP),
-        (Field::GUEST_RSP, Field::HOST_RSP),
-        (Field::GUEST_ES_SELECTOR, Field::HOST_ES_SELECTOR),
-        (Field::GUEST_CS_SELECTOR, Field::HOST_CS_SELECTOR),
-        (Field::GUEST_SS_SELECTOR, Field::HOST_SS_SELECTOR),
-        (Field::GUEST_DS_SELECTOR, Field::HOST_DS_SELECTOR),
-        (Field::GUEST_FS_SELECTOR, Field::HOST_FS_SELECTOR),
-        (Field::GUEST_GS_SELECTOR, Field::HOST_GS_SELECTOR),
-        (Field::GUEST_TR_SELECTOR, Field::HOST_TR_SELECTOR),
-        (Field::GUEST_FS_BASE, Field::HOST_FS_BASE),
-        (Field::GUEST_GS_BASE, Field::HOST_GS_BASE),
-        (Field::GUEST_TR_BASE, Field::HOST_TR_BASE),
-        (Field::GUEST_GDTR_BASE, Field::HOST_GDTR_BASE),
-        (Field::GUEST_IDTR_BASE, Field::HOST_IDTR_BASE),
-        (Field::GUEST_IA32_SYSENTER_CS, Field::HOST_IA32_SYSENTER_CS),
-        (Field::GUEST_IA32_SYSENTER_ESP, Field::HOST_IA32_SYSENTER_ESP),
-        (Field::GUEST_IA32_SYSENTER_EIP, Field::HOST_IA32_SYSENTER_EIP),
-    ];
-    for (guest, host) in copies {
-        vmcs12.write(guest, vmcs23.get(host));
-    }
+/// and PAT, which vmcs12 holds in a form of its own.
+pub fn load_host_state(vmcs23: &Vmcs23, host: &HostState, vmcs12: &mut impl VmcsAccess) {
+    load!(vmcs23, vmcs12, {
+        GUEST_ES_SELECTOR = HOST_ES_SELECTOR,
+        GUEST_CS_SELECTOR = HOST_CS_SELECTOR,
+        GUEST_SS_SELECTOR = HOST_SS_SELECTOR,
+        GUEST_DS_SELECTOR = HOST_DS_SELECTOR,
+        GUEST_FS_SELECTOR = HOST_FS_SELECTOR,
+        GUEST_GS_SELECTOR = HOST_GS_SELECTOR,
+        GUEST_TR_SELECTOR = HOST_TR_SELECTOR,
+        GUEST_FS_BASE = HOST_FS_BASE,
+        GUEST_GS_BASE = HOST_GS_BASE,
+        GUEST_TR_BASE = HOST_TR_BASE,
+        GUEST_GDTR_BASE = HOST_GDTR_BASE,
+        GUEST_IDTR_BASE = HOST_IDTR_BASE,
+        GUEST_IA32_SYSENTER_CS = HOST_IA32_SYSENTER_CS,
+        GUEST_IA32_SYSENTER_ESP = HOST_IA32_SYSENTER_ESP,
+        GUEST_IA32_SYSENTER_EIP = HOST_IA32_SYSENTER_EIP,
+    });
     let data = [
         (Field::GUEST_ES_ACCESS_RIGHTS, Field::HOST_ES_SELECTOR),
         (Field::GUEST_SS_ACCESS_RIGHTS, Field::HOST_SS_SELECTOR),
@@ -336,7 +342,6 @@ pub fn load_host_state(vmcs23: &Vmcs23, host: &HostState, nmi_blocking: bool, vm
         vmcs12.write(rights, if vmcs23.get(selector) == 0 { DATA | UNUSABLE } else { DATA });
     }
     let constants = [
-        (Field::GUEST_RFLAGS, 2),
         (Field::GUEST_CS_ACCESS_RIGHTS, if host.is_64_bit { CODE_64 } else { CODE_32 }),
         (Field::GUEST_ES_LIMIT, 0xffff_ffff),
         (Field::GUEST_CS_LIMIT, 0xffff_ffff),
@@ -358,12 +363,63 @@ pub fn load_host_state(vmcs23: &Vmcs23, host: &HostState, nmi_blocking: bool, vm
         (Field::GUEST_IA32_DEBUGCTL, 0),
         (Field::GUEST_ACTIVITY_STATE, 0),
         (Field::GUEST_PENDING_DEBUG_EXCEPTIONS, 0),
-        (Field::GUEST_INTERRUPTIBILITY_STATE, if nmi_blocking { 1 << 3 } else { 0 }),
     ];
     for (field, value) in constants {
         vmcs12.write(field, value);
     }
 }
+
+/// Writes those of L2's registers that L2 changes all the time.
+#[inline]
+pub fn load_frequent_host_state(vmcs23: &Vmcs23, vmcs12: &mut impl VmcsAccess) {
+    load!(vmcs23, vmcs12, { GUEST_RIP = HOST_RIP, GUEST_RSP = HOST_RSP, });
+    vmcs12.write(Field::GUEST_RFLAGS, 2);
+}
+
+/// Whether the segment registers of vmcs12, which is current, still hold what [`load_host_state`] has written. It is not
+/// asked unless L2 is in 64-bit mode, where nothing but selectors and the bases of FS and GS can be told apart.
+#[inline]
+pub fn segments_are_loaded(vmcs23: &Vmcs23, vmcs12: &mut impl VmcsAccess) -> bool {
+    macro_rules! same {
+        ($($guest:ident = $host:ident,)*) => {
+            $(vmcs12.read(Field::$guest) == vmcs23.get(Field::$host))&&*
+        };
+    }
+    same!(
+        GUEST_ES_SELECTOR = HOST_ES_SELECTOR,
+        GUEST_CS_SELECTOR = HOST_CS_SELECTOR,
+        GUEST_SS_SELECTOR = HOST_SS_SELECTOR,
+        GUEST_DS_SELECTOR = HOST_DS_SELECTOR,
+        GUEST_FS_SELECTOR = HOST_FS_SELECTOR,
+        GUEST_GS_SELECTOR = HOST_GS_SELECTOR,
+        GUEST_FS_BASE = HOST_FS_BASE,
+        GUEST_GS_BASE = HOST_GS_BASE,
+    )
+}
+
+/// The fields that [`load_host_state`] reads.
+pub const HOST_FIELDS: FieldSet = FieldSet::of(&[
+    Field::HOST_ES_SELECTOR,
+    Field::HOST_CS_SELECTOR,
+    Field::HOST_SS_SELECTOR,
+    Field::HOST_DS_SELECTOR,
+    Field::HOST_FS_SELECTOR,
+    Field::HOST_GS_SELECTOR,
+    Field::HOST_TR_SELECTOR,
+    Field::HOST_FS_BASE,
+    Field::HOST_GS_BASE,
+    Field::HOST_TR_BASE,
+    Field::HOST_GDTR_BASE,
+    Field::HOST_IDTR_BASE,
+    Field::HOST_IA32_SYSENTER_CS,
+    Field::HOST_IA32_SYSENTER_ESP,
+    Field::HOST_IA32_SYSENTER_EIP,
+    Field::HOST_CR0,
+    Field::HOST_CR4,
+    Field::HOST_IA32_EFER,
+    Field::HOST_IA32_PAT,
+    Field::PRIMARY_VM_EXIT_CONTROLS,
+]);
 
 /// Whether vmcs23's pin-based controls have this bit.
 #[must_use]

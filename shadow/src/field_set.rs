@@ -4,6 +4,7 @@
 
 use core::fmt;
 
+use vmcs::capability::Capabilities;
 use vmcs::field::{FIELDS, Field};
 
 const WORDS: usize = FIELDS.len().div_ceil(64);
@@ -46,6 +47,16 @@ impl FieldSet {
         set
     }
 
+    /// The fields that a processor with these capabilities has.
+    #[must_use]
+    pub fn existing(capabilities: &Capabilities) -> Self {
+        let mut set = Self::EMPTY;
+        for row in FIELDS.iter().filter(|row| row.existence.holds(capabilities)) {
+            set.insert(row.field);
+        }
+        set
+    }
+
     /// Adds the field.
     #[inline]
     pub fn insert(&mut self, field: Field) {
@@ -54,7 +65,14 @@ impl FieldSet {
         }
     }
 
-    #[inline]
+    /// Whether the field with this row of the table is in the set.
+    #[must_use]
+    #[inline(always)]
+    pub fn contains_row(&self, row: usize) -> bool {
+        self.0.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 != 0)
+    }
+
+    #[inline(always)]
     pub(crate) fn insert_row(&mut self, row: usize) {
         if let Some(word) = self.0.get_mut(row / 64) {
             *word |= 1 << (row % 64);
@@ -64,9 +82,14 @@ impl FieldSet {
     /// Takes the field out.
     #[inline]
     pub fn remove(&mut self, field: Field) {
-        if let Some(row) = field.row()
-            && let Some(word) = self.0.get_mut(row / 64)
-        {
+        if let Some(row) = field.row() {
+            self.remove_row(row);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn remove_row(&mut self, row: usize) {
+        if let Some(word) = self.0.get_mut(row / 64) {
             *word &= !(1 << (row % 64));
         }
     }
@@ -135,6 +158,18 @@ impl FieldSet {
     #[must_use]
     pub fn len(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Calls `visit` with the row of each field, in the order of the table: a loop that the exit path can afford.
+    #[inline(always)]
+    pub fn for_each_row(&self, mut visit: impl FnMut(usize)) {
+        for (number, word) in self.0.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                visit(number * 64 + rest.trailing_zeros() as usize);
+                rest &= rest - 1;
+            }
+        }
     }
 
     /// The fields, in the order of the table.

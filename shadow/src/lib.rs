@@ -12,8 +12,9 @@
 //! | [`merge`] | from vmcs12 and vmcs23 to vmcs13 |
 //! | [`reflect`], [`bitmap`] | whose exit it is |
 //! | [`ept`] | EPT13, composed from EPT12 and EPT23 |
+//! | [`msr_list`] | the MSR lists of VM entry and VM exit |
 //! | [`exit`] | what an exit saves in vmcs23 and loads into L2 |
-//! | [`mode`] | hardware shadowing or software merging |
+//! | [`mode`], [`shadowing`] | hardware shadowing or software merging; the fields that the processor serves |
 #![no_std]
 
 #[cfg(test)]
@@ -26,6 +27,8 @@ pub mod exit;
 pub mod field_set;
 pub mod merge;
 pub mod mode;
+pub mod msr_list;
 pub mod operation;
 pub mod reflect;
+pub mod shadowing;
 pub mod vmcs23;

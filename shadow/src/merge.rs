@@ -6,7 +6,7 @@
 
 use vmcs::access::VmcsAccess;
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
-use vmcs::field::Field;
+use vmcs::field::{FIELDS, Field};
 
 use crate::exit::LAZY;
 use crate::field_set::FieldSet;
@@ -161,28 +161,36 @@ pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
 /// EPT pointer, MSR bitmap, VPID and timer are not fields of this function: what they hold is not made of vmcs23's
 /// value.
 #[inline]
-pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: impl FnOnce() -> Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
+pub fn merge(vmcs23: &mut Vmcs23, outer: &Outer, inherited: &Inherited, vmcs13: &mut impl VmcsAccess) -> u32 {
     let changed = vmcs23.changed;
     let mut writer = Writer { vmcs: vmcs13, count: 0 };
-    for field in changed.intersection(&COPIED).iter() {
-        writer.write(field, vmcs23.get(field));
-    }
+    changed.intersection(&COPIED).for_each_row(|row| {
+        if let Some(information) = FIELDS.get(row) {
+            writer.write(information.field, vmcs23.row(row));
+        }
+    });
     let rest = changed.difference(&COPIED);
-    if !rest.is_empty() || !loads_everything(vmcs23) {
+    if !rest.is_empty() || loads_again(vmcs23) {
         derived(vmcs23, &rest, outer, inherited, &mut writer);
     }
     vmcs23.changed = FieldSet::EMPTY;
     writer.count
 }
 
-/// Whether each of EFER, PAT and the debug controls is loaded at every entry and saved at every exit, so that vmcs13 holds
-/// vmcs23's value as long as that does not change.
+/// Whether an entry keeps one of L2's registers for L3, so that [`merge`] needs [`Inherited`].
+#[must_use]
 #[inline]
-fn loads_everything(vmcs23: &Vmcs23) -> bool {
-    const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
-    const SAVE: PrimaryExit =
-        PrimaryExit::SAVE_DEBUG_CONTROLS.union(PrimaryExit::SAVE_IA32_PAT).union(PrimaryExit::SAVE_IA32_EFER);
-    entry_controls(vmcs23).contains(LOAD) && exit_controls(vmcs23).contains(SAVE)
+pub fn inherits(vmcs23: &Vmcs23) -> bool {
+    !entry_controls(vmcs23).contains(LOAD)
+}
+
+const LOAD: Entry = Entry::LOAD_DEBUG_CONTROLS.union(Entry::LOAD_IA32_PAT).union(Entry::LOAD_IA32_EFER);
+
+/// Whether EFER, PAT and the debug controls must be written although nothing of vmcs23 has changed: L2's own are kept for
+/// L3, or L3 has changed one that its exit did not save. DR7 can change without L1 seeing it.
+#[inline]
+fn loads_again(vmcs23: &Vmcs23) -> bool {
+    inherits(vmcs23) || vmcs23.registers_touched || !exit_controls(vmcs23).contains(PrimaryExit::SAVE_DEBUG_CONTROLS)
 }
 
 fn entry_controls(vmcs23: &Vmcs23) -> Entry {
@@ -195,10 +203,10 @@ fn exit_controls(vmcs23: &Vmcs23) -> PrimaryExit {
 
 #[inline(never)]
 fn derived<V: VmcsAccess>(
-    vmcs23: &Vmcs23,
+    vmcs23: &mut Vmcs23,
     changed: &FieldSet,
     outer: &Outer,
-    inherited: impl FnOnce() -> Inherited,
+    inherited: &Inherited,
     writer: &mut Writer<'_, V>,
 ) {
     if changed.intersects(&INJECTION) && vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & VALID != 0 {
@@ -231,8 +239,15 @@ fn derived<V: VmcsAccess>(
         writer.write(Field::CR4_GUEST_HOST_MASK, mask | outer.owned.cr4);
         writer.write(Field::CR4_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR4_READ_SHADOW) & mask);
     }
-    if changed.intersects(&LOADED) || !loads_everything(vmcs23) {
-        loaded(vmcs23, outer, &inherited(), writer);
+    if changed.intersects(&LOADED) || loads_again(vmcs23) {
+        // What L3's last run has left in vmcs13 must not be overwritten unseen.
+        for field in vmcs23.in_vmcs13.intersection(&LOADED).iter() {
+            let value = writer.vmcs.read(field);
+            vmcs23.record(field, value);
+            vmcs23.in_vmcs13.remove(field);
+        }
+        loaded(vmcs23, outer, inherited, writer);
+        vmcs23.registers_touched = false;
     }
 }
 

@@ -6,10 +6,13 @@
 //! [`Operation::release`]. The cache is bounded, so a guest that loads thousands of VMCSs costs no more than one that
 //! loads [`SLOTS`].
 
+use vmcs::capability::Capabilities;
+use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::{Field, Kind};
 use vmcs::instruction_error::InstructionError;
 
 use crate::capability::VMCS_REVISION_IDENTIFIER;
+use crate::field_set::FieldSet;
 use crate::vmcs23::{LAUNCH_STATE, REGION_SIZE, SHADOW_INDICATOR, Vmcs23};
 
 /// How many VMCSs of a guest hypervisor are kept active at a time.
@@ -21,12 +24,12 @@ pub trait Machine {
     fn read(&mut self, address: u64, bytes: &mut [u8]);
     /// Copies to L2's physical memory; what is not RAM is lost.
     fn write(&mut self, address: u64, bytes: &[u8]);
-    /// Brings the canonical copy up to date with what vmcs13 and the shadow VMCS of this slot hold.
+    /// Brings the canonical copy up to date with what vmcs13 holds of L3's state.
     fn pull(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot has become current: its shadow VMCS may be linked.
-    fn activate(&mut self, slot: usize, vmcs23: &Vmcs23);
-    /// The VMCS of this slot is no longer current: nothing may be linked.
-    fn deactivate(&mut self, slot: usize);
+    fn activate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
+    /// The VMCS of this slot is no longer current: what its shadow VMCS holds is brought home, and nothing stays linked.
+    fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23);
     /// The VMCS of this slot is given up: vmcs13 and shadow VMCS are VMCLEARed.
     fn release(&mut self, slot: usize);
 }
@@ -76,13 +79,23 @@ pub struct Operation {
     physical_address_width: u32,
     /// Whether VMPTRLD takes a shadow VMCS, which is the case if "VMCS shadowing" is offered.
     shadow_vmcs: bool,
+    /// The fields that L2's processor has.
+    fields: FieldSet,
 }
 
 impl Operation {
     /// Outside VMX operation.
     #[must_use]
-    pub const fn new(physical_address_width: u32, shadow_vmcs: bool) -> Self {
-        Self { vmxon: None, current: None, slots: [const { None }; SLOTS], clock: 0, physical_address_width, shadow_vmcs }
+    pub fn new(offered: &Capabilities, physical_address_width: u32) -> Self {
+        Self {
+            vmxon: None,
+            current: None,
+            slots: [const { None }; SLOTS],
+            clock: 0,
+            physical_address_width,
+            shadow_vmcs: offered.supports_secondary(SecondaryProcessorBased::VMCS_SHADOWING),
+            fields: FieldSet::existing(offered),
+        }
     }
 
     /// Whether the processor is in VMX operation.
@@ -194,18 +207,25 @@ impl Operation {
         if found.is_some() && found == self.current {
             return Reply::Succeed;
         }
-        if let Some(current) = self.current.take() {
-            machine.deactivate(current);
-        }
+        self.leave_current(machine);
         let slot = found.unwrap_or_else(|| self.load(address, machine));
         self.clock = self.clock.wrapping_add(1);
         if let Some(Some(entry)) = self.slots.get_mut(slot) {
             entry.last_use = self.clock;
             entry.vmcs23.is_shadow = identifier & SHADOW_INDICATOR != 0;
-            machine.activate(slot, &entry.vmcs23);
+            entry.vmcs23.unsent = FieldSet::ALL;
+            machine.activate(slot, &mut entry.vmcs23);
             self.current = Some(slot);
         }
         Reply::Succeed
+    }
+
+    fn leave_current(&mut self, machine: &mut impl Machine) {
+        if let Some(slot) = self.current.take()
+            && let Some(Some(entry)) = self.slots.get_mut(slot)
+        {
+            machine.deactivate(slot, &mut entry.vmcs23);
+        }
     }
 
     fn find(&self, address: u64) -> Option<usize> {
@@ -231,8 +251,7 @@ impl Operation {
     /// written to the guest's page, and the hardware's regions are VMCLEARed.
     fn release(&mut self, slot: usize, machine: &mut impl Machine) {
         if self.current == Some(slot) {
-            machine.deactivate(slot);
-            self.current = None;
+            self.leave_current(machine);
         }
         let Some(mut entry) = self.slots.get_mut(slot).and_then(Option::take) else { return };
         machine.pull(slot, &mut entry.vmcs23);
@@ -242,14 +261,15 @@ impl Operation {
         machine.write(entry.address.wrapping_add(from as u64), &region[from..]);
     }
 
-    /// VMREAD of `field` with the capabilities that decide which fields exist. The value is as in 64-bit mode.
+    /// VMREAD of `field`. The value is as in 64-bit mode.
     ///
     /// # Errors
     /// The [`Reply`] that says why not.
     #[inline]
-    pub fn vmread(&mut self, field: Field, exists: impl Fn(Field) -> bool) -> Result<u64, Reply> {
+    pub fn vmread(&mut self, field: Field) -> Result<u64, Reply> {
+        let exists = self.fields.contains(field);
         let Some(vmcs23) = self.current() else { return Err(Reply::FailInvalid) };
-        if !exists(field) {
+        if !exists {
             return Err(self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT));
         }
         Ok(vmcs23.get(field))
@@ -257,9 +277,10 @@ impl Operation {
 
     /// VMWRITE. Read-only fields can be written: `IA32_VMX_MISC[29]` is offered.
     #[inline]
-    pub fn vmwrite(&mut self, field: Field, value: u64, exists: impl Fn(Field) -> bool) -> Reply {
+    pub fn vmwrite(&mut self, field: Field, value: u64) -> Reply {
+        let exists = self.fields.contains(field);
         let Some(vmcs23) = self.current() else { return Reply::FailInvalid };
-        if !exists(field) {
+        if !exists {
             return self.fail(InstructionError::VMREAD_VMWRITE_UNSUPPORTED_VMCS_COMPONENT);
         }
         if field.kind() == Kind::ReadOnly {

@@ -7,7 +7,7 @@
 //! VMCS Region").
 
 use vmcs::access::VmcsAccess;
-use vmcs::field::{FIELDS, Field, Width};
+use vmcs::field::{FIELDS, Field};
 use vmcs::software::SoftwareVmcs;
 
 use crate::field_set::FieldSet;
@@ -36,6 +36,10 @@ pub struct Vmcs23 {
     pub changed: FieldSet,
     /// Fields that have changed since the last entry check that found nothing.
     pub unchecked: FieldSet,
+    /// Fields that have changed since they were last copied to the shadow VMCS.
+    pub unsent: FieldSet,
+    /// Whether L3 may have changed a register that is loaded at VM entry and not saved at VM exit.
+    pub registers_touched: bool,
     /// Guest-state fields whose newest value is in vmcs13 and has not been asked for yet.
     pub in_vmcs13: FieldSet,
 }
@@ -50,6 +54,8 @@ impl Vmcs23 {
             is_shadow: false,
             changed: FieldSet::ALL,
             unchecked: FieldSet::ALL,
+            unsent: FieldSet::ALL,
+            registers_touched: true,
             in_vmcs13: FieldSet::EMPTY,
         }
     }
@@ -63,6 +69,8 @@ impl Vmcs23 {
         self.launched = word(region, LAUNCH_STATE) != 0;
         self.changed = FieldSet::ALL;
         self.unchecked = FieldSet::ALL;
+        self.unsent = FieldSet::ALL;
+        self.registers_touched = true;
         self.in_vmcs13 = FieldSet::EMPTY;
     }
 
@@ -93,20 +101,42 @@ impl Vmcs23 {
     /// again. Unknown fields are ignored.
     #[inline]
     pub fn write(&mut self, field: Field, value: u64) {
-        let value = stored(field, value);
-        let old = self.fields.get(field);
-        if old != value || self.in_vmcs13.contains(field) {
-            self.fields.set(field, value);
-            self.changed.insert(field);
-            self.unchecked.insert(field);
-            self.in_vmcs13.remove(field);
+        let Some(row) = field.row() else { return };
+        let old = self.fields.row(row);
+        self.fields.set(field, value);
+        if old != self.fields.row(row) || self.in_vmcs13.contains_row(row) {
+            self.changed.insert_row(row);
+            self.unchecked.insert_row(row);
+            self.unsent.insert_row(row);
+            self.in_vmcs13.remove_row(row);
         }
+    }
+
+    /// The value of the field with this row of the table.
+    #[must_use]
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> u64 {
+        self.fields.row(row)
+    }
+
+    /// A change that came through the shadow VMCS: like [`Self::write`] of a value that is known to fit the field.
+    #[inline(always)]
+    pub(crate) fn write_row(&mut self, row: usize, value: u64) {
+        self.fields.set_row(row, value);
+        self.changed.insert_row(row);
+        self.unchecked.insert_row(row);
+        self.in_vmcs13.remove_row(row);
     }
 
     /// What a VM exit leaves in a field: vmcs13 has the same value, or the field does not go there.
     #[inline(always)]
     pub fn record(&mut self, field: Field, value: u64) {
-        self.fields.set(field, value);
+        if let Some(row) = field.row()
+            && self.fields.row(row) != value
+        {
+            self.fields.set(field, value);
+            self.unsent.insert_row(row);
+        }
     }
 
     /// Offset in the region and size of a field's value, for a shadow VMCS that stays in the guest's memory.
@@ -120,14 +150,6 @@ impl Vmcs23 {
     pub const fn abort_indicator_offset() -> usize {
         ABORT_INDICATOR
     }
-}
-
-/// What VMWRITE leaves in a field: as much as its width, and of access rights only the bits that mean something, as
-/// processors keep them (SDM 3C table 24-2 "Format of Access Rights").
-#[must_use]
-#[inline]
-fn stored(field: Field, value: u64) -> u64 {
-    if field.width() == Width::Bits32 { value & 0xffff_ffff } else { value }
 }
 
 fn word(region: &[u8; REGION_SIZE], offset: usize) -> u32 {

@@ -30,12 +30,15 @@ const ON_BOCHS: &[(&str, Test)] = &[
     ("interrupt_keeps_the_trace", interrupt_keeps_the_trace),
     ("standard_input_reaches_the_guest", standard_input_reaches_the_guest),
     ("json_trace", json_trace),
+    ("tree_trace", tree_trace),
+    ("a_guest_without_l3_hides_nothing", a_guest_without_l3_hides_nothing),
     ("statistics", statistics),
     ("runs_repeat_to_the_instruction", runs_repeat_to_the_instruction),
     ("many_runs_side_by_side", many_runs_side_by_side),
     ("nothing_listens_and_nothing_is_left", nothing_listens_and_nothing_is_left),
     ("a_processor_without_ept_is_refused", a_processor_without_ept_is_refused),
     ("hardware_shadowing_where_there_is_none", hardware_shadowing_where_there_is_none),
+    ("without_l1", without_l1),
     ("flat_binary", flat_binary),
     ("from_little_to_much_memory", from_little_to_much_memory),
 ];
@@ -104,6 +107,10 @@ fn contradicting_options() -> Result<(), Failed> {
     expect(&output(&["run", "hello", "--nested-caps", "full"])?, 2, &["--nested-caps", "--nested on"])?;
     expect(&output(&["run", "hello", "--nested", "on", "--nested-caps", "none"])?, 2, &["none", "no-unrestricted-guest"])?;
     expect(&output(&["run", "hello", "--shadow-fields", "all"])?, 2, &["--shadow-fields", "--nested on"])?;
+    expect(&output(&["run", "hello", "--bare", "--stats"])?, 2, &["--bare", "--stats"])?;
+    expect(&output(&["run", "hello", "--bare", "--machine", "kvm"])?, 2, &["--bare is for Bochs"])?;
+    expect(&output(&["run", "/bin/sh", "--bare"])?, 2, &["--bare needs the name of a built-in guest"])?;
+    expect(&output(&["run", "real-mode", "--bare"])?, 2, &["long mode"])?;
     expect(&output(&["run", "hello", "--initrd", "/nowhere/initrd"])?, 2, &["/nowhere/initrd"])
 }
 
@@ -138,6 +145,17 @@ fn failure_and_its_report() -> Result<(), Failed> {
 
 fn crash() -> Result<(), Failed> {
     expect(&on_bochs(&["triple-fault"])?, 3, &["triple fault", "state of the guest", "TRIPLE_FAULT -> L1 stopped"])
+}
+
+/// `--bare`: every way in which a guest can end.
+fn without_l1() -> Result<(), Failed> {
+    let result = output(&["run", "hello", "--bare", "a", "b"])?;
+    expect(&result, 0, &["the guest reported success"])?;
+    check(result.stdout == b"Hello from L2.\narguments: a b\n", format!("{result:?}"))?;
+    expect(&output(&["run", "fail", "--bare"])?, 1, &["reported failure: status 3"])?;
+    expect(&output(&["run", "triple-fault", "--bare"])?, 3, &["triple fault", "last output of the guest"])?;
+    expect(&output(&["run", "spin", "--bare", "--timeout", "1s"])?, 4, &["timed out", "Spinning"])?;
+    expect(&output(&["run", "nested-cpuid", "--bare", "--cpu", "haswell", "--", "0"])?, 1, &["is no number of loops"])
 }
 
 fn halted_for_ever() -> Result<(), Failed> {
@@ -195,6 +213,23 @@ fn json_trace() -> Result<(), Failed> {
         reasons.iter().any(|reason| reason == "CPUID") && reasons.last().is_some_and(|last| last == "IO_INSTRUCTION"),
         format!("{reasons:?}"),
     )
+}
+
+/// A tree goes where `--trace-out` says, whole, a line a record.
+fn tree_trace() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("tree.txt");
+    let path = file.to_str().ok_or("the folder's name is no text")?;
+    expect(&on_bochs(&["cpuid", "--trace", "tree", "--quiet", "--trace-out", path])?, 0, &[])?;
+    let text = fs::read_to_string(&file)?;
+    let whole = text.lines().zip(0..).all(|(line, number)| line.starts_with(&format!("#{number} L2 rip 0x")));
+    check(whole && text.contains(": CPUID leaf=") && text.ends_with('\n'), text)
+}
+
+fn a_guest_without_l3_hides_nothing() -> Result<(), Failed> {
+    let run = |form| on_bochs(&["cpuid", "--trace", form, "--quiet"]);
+    let (canonical, observable) = (run("canonical")?, run("observable")?);
+    check(canonical.stderr == observable.stderr && !canonical.stderr.is_empty(), String::from_utf8_lossy(&observable.stderr))
 }
 
 fn statistics() -> Result<(), Failed> {

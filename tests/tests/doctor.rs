@@ -17,6 +17,8 @@ const ON_BOCHS: &[(&str, Test)] = &[
     ("what_differs_between_ivy_bridge_and_haswell", what_differs),
     ("the_difference_as_json", the_difference_as_json),
     ("a_saved_report_is_one_side", a_saved_report_is_one_side),
+    ("what_a_guest_gets", what_a_guest_gets),
+    ("what_a_guest_gets_of_a_profile", what_a_guest_gets_of_a_profile),
     ("without_a_model_the_machine_of_auto_is_reported", the_machine_of_auto),
     ("a_processor_that_l1_cannot_use_has_a_report", a_processor_that_l1_cannot_use),
 ];
@@ -131,6 +133,34 @@ fn a_processor_that_l1_cannot_use() -> Result<(), Failed> {
     }
     let text = success(&["--diff", "penryn", "lynnfield"])?;
     check(text.contains("Enable EPT") && !text.contains("VMCS fields"), text)
+}
+
+fn what_a_guest_gets() -> Result<(), Failed> {
+    let text = success(&["--nested", "--cpu", "haswell"])?;
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("snapshots/doctor");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!("nested-haswell", text));
+    Ok(())
+}
+
+fn what_a_guest_gets_of_a_profile() -> Result<(), Failed> {
+    let report = json(&["--nested", "--nested-caps", "no-ept", "--cpu", "skylake-x"])?;
+    check(report["profile"] == "no-ept", report["profile"].to_string())?;
+    let setting = |side: &str, name: &str| -> Result<Value, Failed> {
+        let controls = report[side]["controls"].as_array().ok_or("no list of controls")?;
+        let control = controls.iter().find(|control| control["name"] == name).ok_or("no such control")?;
+        Ok(control["setting"].clone())
+    };
+    for (name, offered) in [("ENABLE_EPT", "must-be-0"), ("UNRESTRICTED_GUEST", "must-be-0"), ("ENABLE_VPID", "any")] {
+        check(setting("processor", name)? == "any", format!("{name} on the processor"))?;
+        check(setting("offered", name)? == offered, format!("{name} of the guest"))?;
+    }
+    let unfit = doctor(&["--nested", "--cpu", "penryn"])?.output()?;
+    expect(&unfit, 69)?;
+    let errors = String::from_utf8_lossy(&unfit.stderr);
+    check(errors.contains("penryn") && errors.contains("EPT"), errors)
 }
 
 /// Bochs is not found where PATH is empty.

@@ -29,7 +29,8 @@ const GUESTS: &[&str] = &["hello", "cpuid", "io", "msr", "mmio", "real-mode", "e
 
 /// More guests, for one setting of each processor model: how KVM serves
 /// VMREAD and VMWRITE makes no difference to what they show.
-const MORE_GUESTS: &[&str] = &["control-registers", "debug-registers", "instructions", "xsetbv", "halt", "fail"];
+const MORE_GUESTS: &[&str] =
+    &["control-registers", "debug-registers", "instructions", "xsetbv", "halt", "fail", "nested-capabilities"];
 
 /// Processor models, and whether KVM may use VMCS shadowing there. Ivy Bridge has none.
 const MACHINES: &[(&str, &[bool])] = &[("haswell", &[true, false]), ("ivy-bridge", &[true])];

@@ -5,17 +5,31 @@
 //! offset, or an offset from where the program was loaded. RIP is left out for exits that a clock or device brought
 //! about. Exits of L1's own house (see [`is_housekeeping`]) do not appear. What repeats is folded.
 //!
+//! With [`Mode::Observable`] what only L1 can see of nesting is left out as well, so that hardware VMCS shadowing and
+//! software merging give the same text.
+//!
 //! A line reads `L2 CPUID leaf=0x1 in guest::main -> L1 emulated`: level of the guest, exit reason, what it was about,
 //! where, who handled it and how. `3 times:` before a line folds equal lines, before indented lines a block of them.
 
 use crate::fold::Folder;
+use crate::nested::{LEVEL_L2, LEVEL_L3};
 use crate::record::{Action, Record, RecordKind};
 use crate::symbols::SymbolTable;
 use crate::words::{is_asynchronous, outcome, summary};
 use std::io::{self, Write};
 use vmcs::exit_reason::BasicExitReason;
 
-/// How canonical text names places.
+/// How much canonical text tells of nesting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything but [housekeeping](is_housekeeping).
+    #[default]
+    Full,
+    /// Only what L2 and L3 can observe, see [`is_observable`].
+    Observable,
+}
+
+/// What canonical text tells, and how it names places.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The guest's functions, by the addresses they run at. Where this knows one, the line names it.
@@ -23,6 +37,8 @@ pub struct Options {
     /// Where the guest program was loaded: other places are shown as an offset from here, those below as they are.
     /// `None` leaves them out, for a guest that chooses its own address.
     pub load_base: Option<u64>,
+    /// How much of nesting it tells.
+    pub mode: Mode,
 }
 
 /// Writes canonical text while records come in; holds back a bounded number of lines.
@@ -43,7 +59,8 @@ impl<W: Write> Canonical<W> {
     /// # Errors
     /// What the output says.
     pub fn push(&mut self, record: &Record) -> io::Result<()> {
-        if is_housekeeping(record) { Ok(()) } else { self.folder.push(&line(record, &self.options)) }
+        let hidden = is_housekeeping(record) || self.options.mode == Mode::Observable && !is_observable(record);
+        if hidden { Ok(()) } else { self.folder.push(&line(record, &self.options)) }
     }
 
     /// Says that `count` records are missing here.
@@ -87,17 +104,47 @@ pub fn is_housekeeping(record: &Record) -> bool {
         && REASONS.contains(&record.exit_reason().basic())
 }
 
-fn line(record: &Record, options: &Options) -> String {
-    let place = if is_asynchronous(record) { None } else { place(record.rip, options) };
-    let place = place.map(|place| format!(" in {place}")).unwrap_or_default();
-    format!("L{} {}{place} -> {}", record.level, summary(record), outcome(record))
+/// Whether L2 or L3 can tell that this happened, whichever way L2's VMCS accesses are served. Not observable are:
+///
+/// * copies: syncs with the shadow VMCS and merges;
+/// * L2's exits by VMREAD and VMWRITE, which hardware shadowing spares most of;
+/// * exits of L3 after which L1 let it go on unchanged, such as those that fill EPT13, and events whose delivery they
+///   cut short and L1 took up again;
+/// * exits of L3 by a clock or device of L1's: what L2 sees of them is another record.
+#[must_use]
+pub fn is_observable(record: &Record) -> bool {
+    const ACCESSES: [BasicExitReason; 2] = [BasicExitReason::VMREAD, BasicExitReason::VMWRITE];
+    match record.kind() {
+        Some(RecordKind::Sync | RecordKind::Merge | RecordKind::NestedInject) => false,
+        Some(RecordKind::Exit) if record.action() == Some(Action::Stopped) => true,
+        Some(RecordKind::Exit) if record.level == LEVEL_L2 => !ACCESSES.contains(&record.exit_reason().basic()),
+        Some(RecordKind::Exit) if record.level >= LEVEL_L3 => {
+            record.action() != Some(Action::Resumed) && !is_asynchronous(record)
+        }
+        _ => true,
+    }
 }
 
-fn place(rip: u64, options: &Options) -> Option<String> {
-    if let Some(location) = options.symbols.lookup(rip) {
+fn line(record: &Record, options: &Options) -> String {
+    let place = if has_place(record) { place(record, options) } else { None };
+    let place = place.map(|place| format!(" in {place}")).unwrap_or_default();
+    let outcome = outcome(record).map(|outcome| format!(" -> {outcome}")).unwrap_or_default();
+    format!("L{} {}{place}{outcome}", record.level, summary(record))
+}
+
+/// Whether the guest program fixes where this happened. Where L3 goes on after an exit is chance if the exit was.
+fn has_place(record: &Record) -> bool {
+    use RecordKind as K;
+    let own = matches!(record.kind(), Some(K::Exit | K::EntryFailure | K::NestedExit | K::NestedEntryFailed) | None);
+    own && !is_asynchronous(record)
+}
+
+fn place(record: &Record, options: &Options) -> Option<String> {
+    let rip = record.rip;
+    if let Some(location) = options.symbols.lookup_at(record.level, rip) {
         return Some(location.function.to_owned());
     }
-    let base = options.load_base?;
+    let base = options.load_base.filter(|_| options.symbols.covers(record.level))?;
     Some(match rip.checked_sub(base) {
         Some(offset) => format!("+{offset:#x}"),
         None => format!("{rip:#x}"),
@@ -110,7 +157,7 @@ mod tests {
     use crate::sample;
 
     fn with_symbols() -> Options {
-        Options { symbols: sample::symbols(), load_base: Some(0x10_0000) }
+        Options { symbols: sample::symbols(), load_base: Some(0x10_0000), mode: Mode::Full }
     }
 
     #[test]
@@ -164,6 +211,38 @@ mod tests {
           L2 IO_INSTRUCTION out port=0x3f8 size=1 in guest::main -> L1 emulated
         L2 HLT in guest::main -> L1 emulated
         ");
+    }
+
+    fn nested(mode: Mode) -> Options {
+        Options { symbols: sample::symbols().with_nested_guests(), mode, ..with_symbols() }
+    }
+
+    #[test]
+    fn every_step() {
+        insta::assert_snapshot!(text(nested(Mode::Full), &sample::nested_steps()));
+    }
+
+    #[test]
+    fn both_ways_of_serving_vmcs_accesses_look_alike_to_the_guests() {
+        let (hardware, software) = (sample::hardware_round_trip(), sample::software_round_trip());
+        assert_ne!(text(nested(Mode::Full), &hardware), text(nested(Mode::Full), &software));
+        let observable = text(nested(Mode::Observable), &hardware);
+        assert_eq!(observable, text(nested(Mode::Observable), &software));
+        insta::assert_snapshot!(observable);
+    }
+
+    #[test]
+    fn what_only_l1_sees_is_not_observable() {
+        insta::assert_snapshot!(text(nested(Mode::Observable), &sample::nested_steps()));
+    }
+
+    #[test]
+    fn another_program_is_not_named_after_the_guest() {
+        let exit = Record { level: 3, ..sample::hlt() };
+        assert_eq!(line(&exit, &with_symbols()), "L3 HLT -> L1 emulated");
+        assert_eq!(line(&exit, &nested(Mode::Full)), "L3 HLT in guest::main -> L1 emulated");
+        let elsewhere = Record { rip: 0x10_0050, ..exit };
+        assert_eq!(line(&elsewhere, &nested(Mode::Full)), "L3 HLT in +0x50 -> L1 emulated");
     }
 
     #[test]

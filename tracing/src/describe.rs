@@ -1,6 +1,7 @@
 //! One line about a record for people: everything it holds that is not plain from the rest.
 
 use crate::record::{Record, RecordKind};
+use crate::step_words;
 use crate::symbols::SymbolTable;
 use crate::words::{outcome, summary};
 use core::fmt::Write;
@@ -11,12 +12,23 @@ use vmcs::exit_reason::BasicExitReason;
 /// Unlike canonical text this has addresses, costs (in ticks of the time-stamp counter) and raw fields.
 #[must_use]
 pub fn describe(record: &Record, symbols: &SymbolTable) -> String {
-    let mut text = format!("#{} vcpu {} L{} rip {:#x}", record.sequence, record.vcpu, record.level, record.rip);
-    // Writing to a String does not fail.
-    if let Some(location) = symbols.lookup(record.rip) {
-        let _ = write!(text, " ({location})");
+    format!("#{} vcpu {} {}", record.sequence, record.vcpu, body(record, symbols))
+}
+
+/// The same without number and virtual processor.
+pub(crate) fn body(record: &Record, symbols: &SymbolTable) -> String {
+    let level = record.level;
+    if !step_words::has_rip(record) {
+        return format!("L{level}: {}", rest(record));
     }
-    let _ = write!(text, ": {}", summary(record));
+    let symbol = symbols.lookup_at(level, record.rip).map(|location| format!(" ({location})")).unwrap_or_default();
+    format!("L{level} rip {:#x}{symbol}: {}", record.rip, rest(record))
+}
+
+/// What happened, the raw fields, and what became of it.
+fn rest(record: &Record) -> String {
+    // Writing to a String does not fail.
+    let mut text = summary(record);
     if record.kind() == Some(RecordKind::Exit) {
         if let Some(value) = value(record) {
             let _ = write!(text, " {value}");
@@ -27,8 +39,13 @@ pub fn describe(record: &Record, symbols: &SymbolTable) -> String {
             }
         }
     }
-    let _ = write!(text, " -> {}", outcome(record));
-    if record.cost != 0 {
+    for detail in step_words::details(record) {
+        let _ = write!(text, ", {detail}");
+    }
+    if let Some(outcome) = outcome(record) {
+        let _ = write!(text, " -> {outcome}");
+    }
+    if record.cost != 0 && !record.kind().is_some_and(RecordKind::is_step) {
         let _ = write!(text, ", cost {}", record.cost);
     }
     text
@@ -51,6 +68,13 @@ mod tests {
     fn every_reason() {
         let symbols = sample::symbols();
         let lines: Vec<String> = sample::one_of_each().iter().map(|record| describe(record, &symbols)).collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn every_step() {
+        let symbols = sample::symbols();
+        let lines: Vec<String> = sample::nested_steps().iter().map(|record| describe(record, &symbols)).collect();
         insta::assert_snapshot!(lines.join("\n"));
     }
 

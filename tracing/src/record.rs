@@ -1,8 +1,11 @@
-//! The record of one exit: 64 bytes, fixed layout.
+//! The record of one exit, or of one step of handling it: 64 bytes, fixed layout.
+//!
+//! What the fields hold is said here for exits; [`crate::nested`] says it for each kind of step.
 //!
 //! The names follow ftrace's `kvm_exit` event where that has one, so that a record reads like what people know:
 //! `reason`, `rip`, `info1`, `info2`, `intr_info`, `error_code`.
 
+use crate::rule::ReflectionRule;
 use vmcs::event::{Injection, InterruptionInformation};
 use vmcs::exit_reason::{BasicExitReason, ExitReason};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -15,6 +18,22 @@ pub enum RecordKind {
     Exit = 0,
     /// A VM entry that failed (VMfailInvalid or VMfailValid); `info1` is the VM-instruction error.
     EntryFailure = 1,
+    /// L2 entered L3, see [`crate::nested::NestedEntry`].
+    NestedEntry = 2,
+    /// L2 sees an exit of L3, see [`crate::nested::NestedExit`].
+    NestedExit = 3,
+    /// L1 injects an event into L3, see [`crate::nested::NestedInject`].
+    NestedInject = 4,
+    /// L2 did not get to enter L3, see [`crate::nested::NestedEntryFailed`].
+    NestedEntryFailed = 5,
+    /// An interrupt for L2 ends L3's turn, see [`crate::nested::NestedInterruptExit`].
+    NestedInterruptExit = 6,
+    /// What L2 wants to see of L3 changed, see [`crate::nested::NestedIntercepts`].
+    NestedIntercepts = 7,
+    /// vmcs23 and its shadow VMCS were brought into agreement, see [`crate::nested::ShadowSync`].
+    Sync = 8,
+    /// vmcs13 was made, see [`crate::nested::Merge`].
+    Merge = 9,
 }
 
 impl RecordKind {
@@ -24,8 +43,22 @@ impl RecordKind {
         Some(match byte {
             0 => Self::Exit,
             1 => Self::EntryFailure,
+            2 => Self::NestedEntry,
+            3 => Self::NestedExit,
+            4 => Self::NestedInject,
+            5 => Self::NestedEntryFailed,
+            6 => Self::NestedInterruptExit,
+            7 => Self::NestedIntercepts,
+            8 => Self::Sync,
+            9 => Self::Merge,
             _ => return None,
         })
+    }
+
+    /// Whether this is a step of handling an exit ([`crate::nested`]), and none itself.
+    #[must_use]
+    pub const fn is_step(self) -> bool {
+        !matches!(self, Self::Exit | Self::EntryFailure)
     }
 }
 
@@ -43,6 +76,8 @@ pub enum Action {
     Stopped = 3,
     /// Nothing of the guest changed: a window opened, an interrupt or timer of L1's own.
     Resumed = 4,
+    /// Nothing yet: L1 was still handling the exit when the record was read, so it stopped in the middle of that.
+    Pending = 5,
 }
 
 impl Action {
@@ -55,6 +90,7 @@ impl Action {
             2 => Self::Reflected,
             3 => Self::Stopped,
             4 => Self::Resumed,
+            5 => Self::Pending,
             _ => return None,
         })
     }
@@ -68,6 +104,7 @@ impl Action {
             Self::Reflected => "reflected",
             Self::Stopped => "stopped",
             Self::Resumed => "resumed",
+            Self::Pending => "pending",
         }
     }
 }
@@ -92,8 +129,9 @@ pub struct Record {
     pub kind: u8,
     /// VM-exit instruction length in bytes; 0 where the exit defines none.
     pub instruction_length: u8,
-    /// Zero.
-    pub reserved: u16,
+    /// For an exit of L3 the rule that decided whose it is, a [`ReflectionRule`]. Zero for an exit of L2. For an entry
+    /// of L3 that failed the rule that is broken, an [`EntryRule`](crate::nested::EntryRule).
+    pub rule: u16,
     /// Guest RIP at the exit.
     pub rip: u64,
     /// Exit qualification; 0 where the exit defines none.
@@ -105,12 +143,14 @@ pub struct Record {
     /// VM-exit interruption error code.
     pub error_code: u32,
     /// Ticks of the time-stamp counter between the exit and the entry that followed; on Bochs these are instructions.
+    /// In a step ([`crate::nested`]) the number of VMCS fields that were copied.
     pub cost: u32,
     /// Time-stamp counter at the exit.
     pub tsc: u64,
     /// What the exit was about, where the qualification does not say it: leaf for CPUID (sub-leaf in bits 63:32),
-    /// index for RDMSR and WRMSR, guest-physical address for EPT exits, value for I/O. With [`Action::Injected`] it
-    /// also tells what was injected, see [`Record::injected_event`].
+    /// index for RDMSR and WRMSR, guest-physical address for EPT exits, value for I/O, field and result for a VMX
+    /// instruction ([`crate::nested::VmxInstruction`]). With [`Action::Injected`] it also tells what was injected, see
+    /// [`Record::injected_event`].
     pub detail: u64,
 }
 
@@ -125,7 +165,7 @@ impl Record {
         action: 0,
         kind: 0,
         instruction_length: 0,
-        reserved: 0,
+        rule: 0,
         rip: 0,
         info1: 0,
         info2: 0,
@@ -148,6 +188,23 @@ impl Record {
         RecordKind::from_byte(self.kind)
     }
 
+    /// The rule that decided whose this exit of L3 is, or whose an exit that L2 sees is.
+    #[must_use]
+    pub fn reflection_rule(&self) -> ReflectionRule {
+        match self.kind() {
+            Some(RecordKind::Exit | RecordKind::NestedExit) => ReflectionRule(self.rule),
+            _ => ReflectionRule::NONE,
+        }
+    }
+
+    /// VMCS fields that a step copied; `None` for records that are no step and for steps that copy none.
+    #[must_use]
+    pub fn field_count(&self) -> Option<u32> {
+        use RecordKind as K;
+        let copies = matches!(self.kind()?, K::NestedEntry | K::NestedExit | K::Sync | K::Merge);
+        copies.then_some(self.cost)
+    }
+
     /// The exit reason, typed. Means nothing in a record of [`RecordKind::EntryFailure`].
     #[must_use]
     pub const fn exit_reason(&self) -> ExitReason {
@@ -162,7 +219,7 @@ impl Record {
     #[must_use]
     pub fn injected_event(&self) -> Option<Injection> {
         use BasicExitReason as R;
-        if self.action() != Some(Action::Injected) {
+        if self.kind() != Some(RecordKind::Exit) || self.action() != Some(Action::Injected) {
             return None;
         }
         let (low, high) = (self.detail as u32, (self.detail >> 32) as u32);
@@ -220,8 +277,8 @@ mod tests {
             assert!(RecordKind::from_byte(byte).is_none_or(|kind| kind as u8 == byte));
             assert!(Action::from_byte(byte).is_none_or(|action| action as u8 == byte));
         }
-        assert_eq!((0..=u8::MAX).filter_map(Action::from_byte).count(), 5);
-        assert_eq!((0..=u8::MAX).filter_map(RecordKind::from_byte).count(), 2);
+        assert_eq!((0..=u8::MAX).filter_map(Action::from_byte).count(), 6);
+        assert_eq!((0..=u8::MAX).filter_map(RecordKind::from_byte).count(), 10);
     }
 
     #[test]

@@ -30,11 +30,27 @@ impl<const CAPACITY: usize> Ring<CAPACITY> {
         Self { records: [Record::ZERO; CAPACITY], pushed: 0, drained: 0, lost: 0 }
     }
 
-    /// Puts `record` in as the newest and numbers it. Costs the copy, a mask and an increment.
+    /// Puts `record` in as the newest, numbers it and returns the number. Costs the copy, a mask and an increment.
     #[inline]
-    pub fn push(&mut self, record: Record) {
-        self.records[Self::index(self.pushed)] = Record { sequence: self.pushed as u32, ..record };
-        self.pushed = self.pushed.wrapping_add(1);
+    pub fn push(&mut self, record: Record) -> u64 {
+        let number = self.pushed;
+        self.records[Self::index(number)] = Record { sequence: number as u32, ..record };
+        self.pushed = number.wrapping_add(1);
+        number
+    }
+
+    /// Replaces the record that [`Ring::push`] gave `number`: an exit is pushed with [`Action::Pending`] when it comes
+    /// and amended when it is handled, so that the steps of handling it stand behind it. Returns whether it was still
+    /// there to be amended: neither overwritten nor drained.
+    ///
+    /// [`Action::Pending`]: crate::record::Action::Pending
+    #[inline]
+    pub fn amend(&mut self, number: u64, record: Record) -> bool {
+        let waits = number < self.pushed && number >= self.oldest_pending();
+        if waits {
+            self.records[Self::index(number)] = Record { sequence: number as u32, ..record };
+        }
+        waits
     }
 
     /// Records pushed since the start.
@@ -109,7 +125,7 @@ mod tests {
 
     fn filled(count: u64) -> Ring<4> {
         let mut ring = Ring::new();
-        (0..count).for_each(|rip| ring.push(record(rip)));
+        (0..count).for_each(|rip| assert_eq!(ring.push(record(rip)), rip));
         ring
     }
 
@@ -155,9 +171,21 @@ mod tests {
         assert!(filled(0).last(3).concat().is_empty());
     }
 
+    #[test]
+    fn an_exit_is_amended_while_it_waits() {
+        let mut ring = Ring::<4>::new();
+        let number = ring.push(record(1));
+        ring.push(record(2));
+        assert!(ring.amend(number, record(10)) && !ring.amend(2, record(99)));
+        assert_eq!(ring.drain(1), [Record { sequence: 0, rip: 10, ..Record::ZERO }]);
+        assert!(!ring.amend(number, record(11)), "the host has it already");
+        assert_eq!(rips(&ring.last(4).concat()), [10, 2]);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(u64),
+        Amend(u64, u64),
         Drain(usize),
     }
 
@@ -179,12 +207,24 @@ mod tests {
             self.history.push_back(rip);
             self.history.drain(..self.history.len().saturating_sub(8));
         }
+
+        /// Amends the record that was pushed `age` records before the newest.
+        fn amend(&mut self, age: u64, rip: u64) -> bool {
+            let from_end = |length: usize| length.checked_sub(usize::try_from(age).ok()?.checked_add(1)?);
+            let Some(waiting) = from_end(self.pending.len()).and_then(|place| self.pending.get_mut(place)) else {
+                return false;
+            };
+            *waiting = rip;
+            let place = from_end(self.history.len()).expect("what waits is remembered");
+            self.history[place] = rip;
+            true
+        }
     }
 
     proptest! {
         #[test]
         fn behaves_like_the_model(
-            steps in prop::collection::vec(prop_oneof![3 => any::<u64>().prop_map(Step::Push), 1 => (0_usize..12).prop_map(Step::Drain)], 0..200),
+            steps in prop::collection::vec(prop_oneof![3 => any::<u64>().prop_map(Step::Push), 1 => (0_u64..12, any::<u64>()).prop_map(|(age, rip)| Step::Amend(age, rip)), 1 => (0_usize..12).prop_map(Step::Drain)], 0..200),
             count in 0_usize..12,
         ) {
             let (mut ring, mut model) = (Ring::<8>::new(), Model::default());
@@ -193,6 +233,11 @@ mod tests {
                     Step::Push(rip) => {
                         ring.push(record(rip));
                         model.push(rip);
+                    }
+                    Step::Amend(age, rip) => {
+                        let number = ring.pushed().checked_sub(age + 1);
+                        let amended = number.is_some_and(|number| ring.amend(number, record(rip)));
+                        prop_assert_eq!(amended, model.amend(age, rip));
                     }
                     Step::Drain(maximum) => {
                         let available = model.pending.len();

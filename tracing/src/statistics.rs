@@ -1,7 +1,9 @@
 //! How many exits of which reason, and what they cost: the table that `perf kvm stat` made familiar.
 //!
-//! Every record counts as a sample. Cost is what passed between the exit and the entry that followed, so a record that
+//! Every exit and every failed entry counts as a sample; the steps of nesting are counted apart, see [`nested`]. Cost is what passed between the exit and the entry that followed, so a record that
 //! no entry followed (a failed entry, an exit that ended the run) has none and does not pull minimum and average down.
+
+pub mod nested;
 
 use crate::record::{Action, Record, RecordKind};
 use crate::words::reason_name;
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
     rows: BTreeMap<Key, Row>,
+    nested: nested::Counters,
     lost: u64,
 }
 
@@ -53,6 +56,10 @@ impl Statistics {
 
     /// Counts `record`.
     pub fn add(&mut self, record: &Record) {
+        self.nested.add(record);
+        if record.kind().is_some_and(RecordKind::is_step) {
+            return;
+        }
         let followed_by_entry = record.kind() == Some(RecordKind::Exit) && record.action() != Some(Action::Stopped);
         let key = (record.level, record.kind, record.reason & REASON_BITS);
         self.rows.entry(key).or_default().add(followed_by_entry.then_some(record.cost));
@@ -84,7 +91,7 @@ impl Statistics {
             })
             .collect();
         exits.sort_by(|a, b| (b.samples, &a.reason, a.level).cmp(&(a.samples, &b.reason, b.level)));
-        Report { unit: unit.to_owned(), samples, total, lost_records: self.lost, exits }
+        Report { unit: unit.to_owned(), samples, total, lost_records: self.lost, exits, nested: self.nested.report() }
     }
 }
 
@@ -101,6 +108,9 @@ pub struct Report {
     pub lost_records: u64,
     /// The most samples first, then by reason and level.
     pub exits: Vec<ReportRow>,
+    /// The figures of nesting; none if there was no L3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested: Option<nested::NestedReport>,
 }
 
 /// The figures of one exit reason at one level.
@@ -159,6 +169,10 @@ impl Report {
             "\n Total samples: {samples}, total time: {total}, lost records: {lost_records}\n \
              Times in {unit}, from the exit to the entry that followed.\n"
         );
+        if let Some(nested) = &self.nested {
+            text += "\n";
+            text += &nested.to_text();
+        }
         text
     }
 
@@ -211,6 +225,18 @@ mod tests {
     fn json() {
         let json = statistics().report("cycles").to_json().expect("figures have a JSON form");
         insta::assert_snapshot!(json);
+    }
+
+    #[test]
+    fn nesting_stands_below_the_table() {
+        let mut statistics = Statistics::new();
+        for record in [sample::nested_steps(), sample::hardware_round_trip(), sample::software_round_trip()].concat() {
+            statistics.add(&record);
+        }
+        let report = statistics.report("instructions");
+        insta::assert_snapshot!("nested_table", report.to_table());
+        let json: serde_json::Value = serde_json::from_str(&report.to_json().expect("figures have a JSON form")).expect("JSON");
+        insta::assert_snapshot!("nested_json", serde_json::to_string_pretty(&json["nested"]).expect("a value has a text"));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! are sorted out when the table is made, names are made fit to print, and a lookup is a binary search whatever the
 //! file says.
 
+use crate::nested::LEVEL_L2;
+
 /// A symbol without a size (assembly labels) reaches to the next symbol, but not further than this many bytes.
 const UNSIZED_REACH: u64 = 4096;
 /// Longest name kept, in characters.
@@ -14,6 +16,8 @@ const NAME_MAXIMUM: usize = 200;
 pub struct SymbolTable {
     names: Vec<String>,
     spans: Vec<Span>,
+    /// Whether L3 runs the same functions at the same addresses.
+    nested: bool,
 }
 
 /// The bytes from `start` to before `end` belong to the function `name`, which starts at `function`.
@@ -55,7 +59,26 @@ impl SymbolTable {
             let next = symbols.get(name + 1).map_or(u64::MAX, |(next, _, _)| *next);
             spans.open(*address, *size, next, name);
         }
-        Self { spans: spans.finish(), names: symbols.iter().map(|(_, _, name)| printable(name)).collect() }
+        Self { spans: spans.finish(), names: symbols.iter().map(|(_, _, name)| printable(name)).collect(), nested: false }
+    }
+
+    /// The same table for a guest hypervisor whose L3 guests are functions of its own program, at the addresses they
+    /// have there. Without this, addresses of L3 have no names: another program would be named wrongly.
+    #[must_use]
+    pub fn with_nested_guests(self) -> Self {
+        Self { nested: true, ..self }
+    }
+
+    /// Whether the table is about the guest of this level.
+    #[must_use]
+    pub const fn covers(&self, level: u8) -> bool {
+        level <= LEVEL_L2 || self.nested
+    }
+
+    /// The function that contains `address` of the guest of this level.
+    #[must_use]
+    pub fn lookup_at(&self, level: u8, address: u64) -> Option<Location<'_>> {
+        if self.covers(level) { self.lookup(address) } else { None }
     }
 
     /// The function that contains `address`.

@@ -20,7 +20,7 @@
 //! | [`entry_check`] | which rule of VM entry a VMCS breaks, and what the processor reports |
 //! | [`instruction_error`] | what VM_INSTRUCTION_ERROR says |
 //! | [`access`], [`software`] | reading and writing a VMCS, and one that lives in an array |
-//! | [`msr`] | MSR numbers |
+//! | [`msr`], [`msr_area`] | MSR numbers, and which MSRs VM entries and VM exits refuse to load or store |
 #![no_std]
 
 /// The examples in the README compile.
@@ -41,6 +41,7 @@ pub mod field;
 pub mod instruction_error;
 pub mod instruction_information;
 pub mod msr;
+pub mod msr_area;
 pub mod qualification;
 pub mod register;
 pub mod software;

@@ -27,9 +27,16 @@ impl SoftwareVmcs {
         if field.is_high() { *value >> 32 } else { *value }
     }
 
-    /// Sets the field whose row in the table is `row` to a value that fits it.
+    /// The value of the field whose row in the table is `row`; zero if there is no such row.
+    #[must_use]
     #[inline(always)]
-    pub(crate) fn set_row(&mut self, row: usize, value: u64) {
+    pub fn row(&self, row: usize) -> u64 {
+        self.values.get(row).copied().unwrap_or(0)
+    }
+
+    /// Sets the field whose row in the table is `row` to a value that the caller knows to fit it.
+    #[inline(always)]
+    pub fn set_row(&mut self, row: usize, value: u64) {
         if let Some(slot) = self.values.get_mut(row) {
             *slot = value;
         }

@@ -157,8 +157,14 @@ pub struct DoctorArguments {
     /// Say instead everything about VMX that L1 finds: on the model --cpu names, or on the machine that auto chooses
     #[arg(long)]
     pub vmx: bool,
+    /// Say instead what VMX a guest gets, beside what the processor has: as for --vmx
+    #[arg(long, conflicts_with = "vmx")]
+    pub nested: bool,
+    /// What VMX the guest sees [default: full]
+    #[arg(long, value_enum, value_name = "PROFILE", requires = "nested")]
+    pub nested_caps: Option<NestedProfile>,
     /// Say instead how VMX differs between two of: kvm, bochs, processor models of Bochs, saved output of --vmx --json
-    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["cpu", "vmx"])]
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["cpu", "vmx", "nested"])]
     pub diff: Option<Vec<String>>,
 }
 
@@ -296,8 +302,12 @@ pub enum TraceChoice {
     Pretty,
     /// A JSON object an exit
     Json,
+    /// A tree an exit of a nested guest, for people
+    Tree,
     /// Text that does not vary from run to run, for snapshots
     Canonical,
+    /// Canonical text of what the guests can observe, the same with and without hardware VMCS shadowing
+    Observable,
 }
 
 /// An exit that L1 does not need.

@@ -5,7 +5,7 @@ use std::io;
 use std::io::{BufWriter, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use exit_trace::event::EXIT_TARGET;
+use exit_trace::event::{EXIT_TARGET, NESTED_TARGET};
 use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -61,7 +61,7 @@ pub fn start(verbosity: LevelFilter, events: Option<EventFormat>, file: Option<F
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).map_err(io::Error::other),
         _ => Ok(EnvFilter::default().add_directive(verbosity.into())),
     };
-    let is_exit = |metadata: &tracing::Metadata<'_>| metadata.target() == EXIT_TARGET;
+    let is_exit = |metadata: &tracing::Metadata<'_>| [EXIT_TARGET, NESTED_TARGET].contains(&metadata.target());
     let colours = io::IsTerminal::is_terminal(&io::stderr());
     let messages = fmt::layer()
         .with_writer(io::stderr)

@@ -3,7 +3,7 @@
 //! What always holds: an address of the guest is checked here and nowhere else; what lies outside L2's RAM reads as
 //! all ones and takes no writes, and nothing of L1 can be reached through it.
 
-use l1_protocol::memory_map::{GUEST_HOLE_END, GUEST_HOLE_START};
+use l1_protocol::memory_map::{GUEST_HOLE_END, GUEST_HOLE_START, PAGE_SIZE};
 
 /// A physical address in L2's address space. It comes from the guest and proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +74,12 @@ impl<'m> GuestMemory<'m> {
         let mut bytes = [0; N];
         self.read(address, &mut bytes);
         bytes
+    }
+
+    /// The page at `address`, a multiple of its size, as 512 numbers in memory order; `None` if it is not all RAM.
+    #[inline]
+    pub fn page(&mut self, address: GuestPhysical) -> Option<&[[u8; 8]; 512]> {
+        self.ram(address, PAGE_SIZE as usize)?.as_chunks().0.try_into().ok()
     }
 
     /// Reads a little-endian number of 8 bytes.

@@ -46,6 +46,8 @@ pub trait Platform: VmcsAccess {
     fn make_current(&mut self, region: Region);
     /// VMCLEAR: the VMCS keeps its fields, is no longer launched and may be linked elsewhere. It must not be current.
     fn clear(&mut self, region: Region);
+    /// Physical address of a VMCS, for the VMCS link pointer.
+    fn address(&self, region: Region) -> u64;
     /// INVEPT of all contexts.
     fn invalidate_ept(&mut self);
     /// CPUID of the machine.

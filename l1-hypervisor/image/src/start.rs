@@ -7,14 +7,15 @@ use core::fmt::Write as _;
 use core::ptr;
 
 use l1_protocol::boot::{
-    BootInformation, MACHINE_BOCHS, MODE_ORACLE, REPORT_FIELDS, REPORT_NOTHING, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF,
-    TRACE_STREAM,
+    BootInformation, MACHINE_BOCHS, MODE_ORACLE, REPORT_FIELDS, REPORT_NOTHING, SHADOW_FIELDS_ALL, SHADOW_FIELDS_NONE,
+    SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
 };
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
 use l1_protocol::memory_map::{BOOT_INFORMATION, GUEST_ACPI_TABLES, IMAGE_BASE};
 use shadow::ept::Composition;
 use shadow::mode::{Requested, ShadowingMode};
+use shadow::shadowing::{Fields, Served};
 use vmcs::access::VmcsAccess as _;
 use vmcs::capability::Capabilities;
 use vmcs::controls::SecondaryProcessorBased;
@@ -38,7 +39,7 @@ use crate::hardware::vmx_state::CurrentVmcs;
 use crate::hardware::{descriptor_table, paging, processor, vmx, world_switch};
 use crate::history::{self, RECORDER};
 use crate::host_link::HostLink;
-use crate::nested::regions::MergedBitmap;
+use crate::nested::regions::{Hardware, MergedBitmap};
 use crate::nested::{Constants, Nested};
 use crate::nested_profile::nested_profile;
 use crate::oracle;
@@ -55,6 +56,8 @@ static MSR_BITMAP: Pages<1> = Pages::new();
 static EPT12: Pages<{ ept::TABLES }> = Pages::new();
 static EPT13: Pages<EPT13_TABLES> = Pages::new();
 static MERGED_MSR_BITMAP: Pages<1> = Pages::new();
+/// The VMREAD bitmap and the VMWRITE bitmap.
+static FIELD_BITMAPS: Pages<2> = Pages::new();
 
 /// Tables that EPT13 may use; when they are used up it is emptied and fills again.
 const EPT13_TABLES: usize = 256;
@@ -93,7 +96,7 @@ pub fn start(address: u64, prepare_heap: impl FnOnce()) -> ! {
     };
     // Also of a processor that L1 cannot use: there they are asked for most.
     if information.report_capabilities != REPORT_NOTHING {
-        send_capabilities(channel, &capabilities);
+        send_capabilities(channel, FrameKind::Capabilities, &capabilities);
     }
     if let Err(unfit) = enter_vmx_operation(&capabilities) {
         end_with_text(channel, EndReason::UnfitMachine, format_args!("{unfit}"));
@@ -178,10 +181,10 @@ fn read_capabilities() -> Result<Capabilities, Unfit> {
     }
 }
 
-fn send_capabilities(channel: &mut Channel, capabilities: &Capabilities) {
+fn send_capabilities(channel: &mut Channel, kind: FrameKind, capabilities: &Capabilities) {
     let entries: Vec<u8> =
         capabilities.iter().flat_map(|(number, value)| number.to_le_bytes().into_iter().chain(value.to_le_bytes())).collect();
-    channel.frame(FrameKind::Capabilities, &[&entries]);
+    channel.frame(kind, &[&entries]);
 }
 
 /// Checks the capabilities, prepares CR0, CR4 and XCR0, and executes VMXON.
@@ -262,6 +265,9 @@ fn host_guest(
         secondary.contains(SecondaryProcessorBased::ENABLE_RDTSCP),
     );
     features.offer_vmx(capabilities, nested_profile(information));
+    if let Some(offered) = features.offered.as_ref().filter(|_| information.report_capabilities != REPORT_NOTHING) {
+        send_capabilities(channel, FrameKind::OfferedCapabilities, offered);
+    }
     let structures = build_structures(capabilities, information);
     let Some(recorder) = RECORDER.take() else { panic!("the recorder is taken twice") };
     let mut link = HostLink::new(channel, information.machine);
@@ -347,7 +353,21 @@ fn prepare_nested(
         memory_base: information.guest_memory_base,
     };
     let bitmap = MergedBitmap { address: MERGED_MSR_BITMAP.address(0), words: bitmap };
-    Box::new(Nested::new(offered, width, false, composition, bitmap, constants, mode))
+    let hardware = (mode == ShadowingMode::Hardware).then(|| {
+        let fields = match information.shadow_fields {
+            SHADOW_FIELDS_ALL => Fields::All,
+            SHADOW_FIELDS_NONE => Fields::None,
+            _ => Fields::Hot,
+        };
+        let served = Served::new(fields, &offered, &vcpu.capabilities);
+        // SAFETY: called once; nothing else refers to these pages, and the processor does not use them yet.
+        let [vmread, vmwrite] = unsafe { FIELD_BITMAPS.get() };
+        served.fill(vmread, vmwrite);
+        vcpu.platform.write(Field::VMREAD_BITMAP, FIELD_BITMAPS.address(0));
+        vcpu.platform.write(Field::VMWRITE_BITMAP, FIELD_BITMAPS.address(1));
+        Hardware::new(served)
+    });
+    Box::new(Nested::new(offered, width, composition, bitmap, constants, hardware, vcpu.controls))
 }
 
 /// L2's memory, as L1 maps it.

@@ -362,7 +362,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         self.set_primary(self.controls.primary - PrimaryProcessorBased::NMI_WINDOW_EXITING);
     }
 
-    fn set_primary(&mut self, controls: PrimaryProcessorBased) {
+    pub(crate) fn set_primary(&mut self, controls: PrimaryProcessorBased) {
         if controls != self.controls.primary {
             self.controls.primary = controls;
             self.platform.write(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());

@@ -14,7 +14,7 @@ pub const HEADER: usize = 4;
 /// The most bytes a payload may have.
 pub const PAYLOAD_MAXIMUM: usize = 32 * 1024;
 
-/// Bytes of one capability MSR in [`FrameKind::Capabilities`].
+/// Bytes of one capability MSR in [`FrameKind::Capabilities`] and [`FrameKind::OfferedCapabilities`].
 pub const CAPABILITY: usize = 12;
 /// Encodings that are tried for [`FrameKind::Fields`]: all with bits 31:15 zero, which are reserved.
 pub const FIELD_ENCODINGS: u16 = 0x8000;
@@ -43,6 +43,9 @@ pub enum FrameKind {
     /// The encodings below [`FIELD_ENCODINGS`] that VMREAD takes, in ascending order, a little-endian `u16` each. Sent if the
     /// boot information asks for it, before the first VM entry.
     Fields = 9,
+    /// The capability MSRs that L2 reads, as [`Self::Capabilities`] has the processor's. Sent if the boot information asks for
+    /// those and L2 has VMX, before the first VM entry.
+    OfferedCapabilities = 10,
 }
 
 impl FrameKind {
@@ -59,6 +62,7 @@ impl FrameKind {
             7 => Self::OracleMachine,
             8 => Self::OracleVerdicts,
             9 => Self::Fields,
+            10 => Self::OfferedCapabilities,
             _ => return None,
         })
     }

@@ -43,7 +43,7 @@ impl Ept {
         let table = |index: u64| tables + index * region::PAGE;
         region::write(table(0), table(1) | ALL);
         (0..4).for_each(|index| region::write(table(1) + index * 8, table(2 + index) | ALL));
-        (0..4 * 512).for_each(|page| region::write(table(2) + page * 8, page * PAGE_2M | LARGE | WRITE_BACK | ALL));
+        (0..4 * 512).for_each(|page| region::write(table(2) + page * 8, (page * PAGE_2M) | LARGE | WRITE_BACK | ALL));
         Self { root: tables }
     }
 

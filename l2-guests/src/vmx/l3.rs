@@ -53,6 +53,7 @@ pub struct L3 {
     registers: u64,
     stack_top: u64,
     mode: Mode,
+    ept: Option<Ept>,
     launched: bool,
 }
 
@@ -72,15 +73,9 @@ impl L3 {
         }
         let (vmcs, stack) = (vmx.new_vmcs()?, region::allocate(2));
         let (registers, stack_top) = (region::allocate(1), stack + STACK - 16);
-        let mut l3 = Self { vmcs, controls, vmx: *vmx, registers, stack_top, mode, launched: false };
+        let mut l3 = Self { vmcs, controls, vmx: *vmx, registers, stack_top, mode, ept, launched: false };
         l3.load()?;
-        l3.apply_controls()?;
-        setup::write_neutral_fields(&l3);
-        setup::write_host_state(&l3);
-        l3.reset(rip);
-        if let Some(ept) = ept {
-            l3.write(Field::EPT_POINTER, ept.pointer());
-        }
+        l3.restore(rip)?;
         Ok(l3)
     }
 
@@ -88,6 +83,21 @@ impl L3 {
     pub fn reset(&mut self, rip: u64) {
         guest_state::write(self, self.mode, rip, self.stack_top);
         *self.registers() = Registers::default();
+    }
+
+    /// Writes everything that [`L3::new`] writes once more: controls, host state, and L3's state at `rip`.
+    ///
+    /// # Errors
+    /// If a control may not be 1; it has been printed.
+    pub fn restore(&mut self, rip: u64) -> Outcome {
+        self.apply_controls()?;
+        setup::write_neutral_fields(self);
+        setup::write_host_state(self);
+        self.reset(rip);
+        if let Some(ept) = self.ept {
+            self.write(Field::EPT_POINTER, ept.pointer());
+        }
+        Ok(())
     }
 
     /// Makes its VMCS current.

@@ -10,6 +10,7 @@
 //!   feature that not every processor has is checked in silence, or said to behave as the capability MSRs say.
 
 pub mod ept;
+pub mod event;
 pub mod guest_state;
 pub mod instruction;
 pub mod l3;

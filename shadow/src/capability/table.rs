@@ -252,7 +252,7 @@ pub struct LeftOut {
 
 const NO_LOCAL_APIC: &str = "L2 has no local APIC that could be virtualized further";
 const NOT_YET: &str = "not implemented";
-const STATE_NOT_GIVEN: &str = "L2 has not the state that it saves, loads or clears";
+const STATE_NOT_GIVEN: &str = "L2 does not have the state that it saves, loads or clears";
 const SYSTEM_MANAGEMENT: &str = "L2 has no system-management mode";
 
 /// Every named control without a row in [`CONTROLS`], in the order of the words.
@@ -296,7 +296,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
             .union(Secondary::VMM_BUS_LOCK_DETECTION)
             .union(Secondary::INSTRUCTION_TIMEOUT)
             .bits(),
-        "CPUID shows L2 nothing that it is about",
+        "CPUID does not show L2 the feature",
     ),
     left_out(
         Word::Exit,

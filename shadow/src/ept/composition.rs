@@ -86,7 +86,10 @@ impl<'p> Composition<'p> {
     pub fn fault(&mut self, memory: &mut impl OuterMemory, eptp23: u64, access: Access) -> Outcome {
         let translation = match self.rules.translate(memory, eptp23, access) {
             Ok(translation) => translation,
-            Err(fault) => return Outcome::L2(fault),
+            Err(fault) => {
+                self.forget(eptp23, access.address);
+                return Outcome::L2(fault);
+            }
         };
         let newly_dirty = translation.newly_dirty;
         let needed = access.needed(eptp23 & POINTER_FLAGS != 0);
@@ -122,6 +125,22 @@ impl<'p> Composition<'p> {
             if is_meant {
                 self.empty(slot);
             }
+        }
+    }
+
+    /// Removes the entry for one address. An EPT violation invalidates what the processor has cached for its address (SDM 3C
+    /// 28.4.3.1 "Operations that Invalidate Cached Mappings"), so L2 may map another page there without INVEPT.
+    fn forget(&mut self, eptp23: u64, address: u64) {
+        let Some(mut table) = self.roots.find(Key::new(eptp23)) else { return };
+        for level in (1..=levels(eptp23)).rev() {
+            let entry = self.pool.entry(table, address, level);
+            if level == 1 || entry & LARGE_PAGE != 0 {
+                return self.pool.set_entry(table, address, level, 0);
+            }
+            if entry == 0 {
+                return;
+            }
+            table = self.pool.table_of(entry);
         }
     }
 
@@ -212,7 +231,9 @@ impl<'p> Composition<'p> {
             let unaccessed = flags && entry & ACCESSED == 0;
             let Some(outer) = memory.translate(page).filter(|_| !unaccessed) else { continue };
             let mut permissions = permissions & translation.table_permissions & outer.permissions;
-            permissions.set(Permissions::WRITE, permissions.contains(Permissions::WRITE) && !clean);
+            if clean {
+                permissions -= Permissions::WRITE;
+            }
             if !permissions.is_empty() {
                 self.pool.set_entry(table, address, 1, page_entry(1, &outer, permissions));
             }

@@ -19,6 +19,7 @@
 //! | `access` | accesses, permissions and the qualification of EPT violations |
 //! | `outer` | L2's memory and EPT12, as a trait |
 //! | `walk` | the walk of EPT23, with accessed and dirty flags |
+//! | `page_modification_log` | L2's page-modification log |
 //! | `pool` | the pages that EPT13 is made of |
 //! | `roots` | which EPTP23 has which root of EPT13 |
 //! | `composition` | the whole: find a root, fill, invalidate |
@@ -29,14 +30,19 @@ mod access;
 mod composition;
 mod entry;
 mod outer;
+mod page_modification_log;
 mod pool;
 mod roots;
 mod walk;
+
+#[cfg(test)]
+mod tests;
 
 pub use access::{Access, Fault, Permissions};
 pub use composition::{Composition, Outcome};
 pub use entry::Rules;
 pub use outer::{MemoryType, Outer, OuterMemory};
+pub use page_modification_log::PageModificationLog;
 pub use pool::{MINIMUM_TABLES, TooFewTables};
 pub use roots::ROOTS;
 pub use walk::Translation;

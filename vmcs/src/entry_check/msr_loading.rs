@@ -7,7 +7,7 @@ use super::rule::{Group, Outcome, group};
 use super::state::State;
 use crate::exit_reason::BasicExitReason;
 use crate::field::Field;
-use crate::msr;
+use crate::msr_area::{ENTRY_SIZE, MsrArea, MsrAreaMistake as Mistake};
 
 /// Number and title of the SDM's section.
 const SECTION: (&str, &str) = ("26.4", "Loading MSRs");
@@ -15,35 +15,11 @@ const SECTION: (&str, &str) = ("26.4", "Loading MSRs");
 /// The qualification is the number of the entry, which only a violation knows.
 const MSR_LOADING: Outcome = Outcome::EntryFailure { reason: BasicExitReason::ENTRY_FAILURE_MSR_LOADING, qualification: 0 };
 
-/// What is wrong with an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mistake {
-    Reserved,
-    SegmentBase,
-    X2apic,
-    SmmOnly,
-    Microcode,
-    Refused,
-}
-
 /// What keeps the processor from loading this entry.
 fn mistake(state: &State<'_>, first: u64, value: u64) -> Option<Mistake> {
-    let number = first as u32;
-    if first >> 32 != 0 {
-        Some(Mistake::Reserved)
-    } else if matches!(number, msr::IA32_FS_BASE | msr::IA32_GS_BASE) {
-        Some(Mistake::SegmentBase)
-    } else if state.environment.x2apic_mode && number >> 8 == msr::IA32_X2APIC_BASE >> 8 {
-        Some(Mistake::X2apic)
-    } else if number == msr::IA32_SMM_MONITOR_CTL && !state.environment.in_smm {
-        Some(Mistake::SmmOnly)
-    } else if number == msr::IA32_BIOS_UPDT_TRIG {
-        Some(Mistake::Microcode)
-    } else if !state.environment.platform.accepts_msr(number, value) {
-        Some(Mistake::Refused)
-    } else {
-        None
-    }
+    let environment = state.environment;
+    let refused = || (!environment.platform.accepts_msr(first as u32, value)).then_some(Mistake::Refused);
+    MsrArea::EntryLoad.mistake(first, environment.x2apic_mode, environment.in_smm).or_else(refused)
 }
 
 /// The first entry that cannot be loaded, and why. What a processor does beyond the recommended maximum of entries is undefined, and
@@ -54,7 +30,7 @@ fn first_mistake(state: &State<'_>) -> Option<(u64, Mistake)> {
     let area = state.get(Field::VM_ENTRY_MSR_LOAD_ADDRESS) & !15;
     let platform = state.environment.platform;
     for index in 0..count {
-        let address = area.checked_add(16 * index)?;
+        let address = area.checked_add(ENTRY_SIZE * index)?;
         let first = platform.read_memory(address)?;
         let value = platform.read_memory(address + 8)?;
         if let Some(mistake) = mistake(state, first, value) {

@@ -121,6 +121,12 @@ impl Violation {
         Self { rule, group, outcome, offending, values, number }
     }
 
+    /// Number of the group in [`GROUPS`](super::GROUPS), and of the rule in its `rules`: for what has no room for the id.
+    #[must_use]
+    pub const fn number(&self) -> (usize, usize) {
+        self.number
+    }
+
     /// The fields of the rule with the values they had.
     pub fn values(&self) -> impl Iterator<Item = (Field, u64)> + '_ {
         self.rule.fields.iter().copied().zip(self.values)

@@ -205,7 +205,7 @@ fn measure_start_up(target: Target) -> Result<StartUp, RunError> {
 
 /// Instructions of a full check of vmcs12, a 64-bit guest's, against the rules of VM entry.
 fn measure_entry_check(target: Target) -> Result<u64, RunError> {
-    let result = run_guest_with_report(target, REPORT_CAPABILITIES)?;
+    let result = run_guest_with_report(target, REPORT_CAPABILITIES, None)?;
     Ok(result.report.map_or(0, |report| report.counters.entry_check_ticks))
 }
 

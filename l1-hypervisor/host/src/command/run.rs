@@ -5,11 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use exit_trace::canonical::{Canonical, Options as CanonicalOptions};
+use exit_trace::canonical::{Canonical, Mode, Options as CanonicalOptions};
+use exit_trace::event::Emitter;
 use exit_trace::statistics::Statistics;
 use exit_trace::symbols::SymbolTable;
+use exit_trace::tree::Tree;
 use l1_protocol::boot;
-use l1_protocol::end::ExitStatus;
+use l1_protocol::end::{EndReason, ExitStatus};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -26,7 +28,7 @@ use crate::machine::kvm::{self, KvmMachine};
 use crate::machine::{MachineError, RunningMachine};
 use crate::session::input::Input;
 use crate::session::sinks::{Sinks, Trace};
-use crate::session::{self, RunResult, SessionError, report};
+use crate::session::{self, Ending, RunResult, SessionError, report};
 
 /// What L2's real-time clock shows on Bochs, so that runs repeat: 2001-09-09 01:46:40 UTC.
 const BOCHS_WALL_CLOCK: u64 = 1_000_000_000;
@@ -158,11 +160,11 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     let events = match arguments.trace {
         TraceChoice::Pretty => Some(EventFormat::Pretty),
         TraceChoice::Json => Some(EventFormat::Json),
-        TraceChoice::Off | TraceChoice::Canonical => None,
+        TraceChoice::Off | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => None,
     };
     let mut trace_file = arguments.trace_out.as_deref().map(create).transpose()?;
     if arguments.trace == TraceChoice::Off && trace_file.is_some() {
-        return Err(RunError::Usage("--trace-out needs --trace pretty, json or canonical"));
+        return Err(RunError::Usage("--trace-out needs --trace pretty, json, tree, canonical or observable"));
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
     let verbosity = if arguments.quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
@@ -177,16 +179,22 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     let files = read_files(arguments)?;
     let guest = load(arguments, &files)?;
     let target = choose_machine(arguments)?;
-    let symbols = symbols(&guest);
+    // The guest hypervisors that are built in run functions of their own as L3.
+    let symbols = if built_in::find(&arguments.guest).is_some() { symbols(&guest).with_nested_guests() } else { symbols(&guest) };
+    let trace_output = || -> Box<dyn Write> {
+        match trace_file {
+            Some(file) => Box::new(BufWriter::new(file)),
+            None => Box::new(io::stderr()),
+        }
+    };
     let trace = match arguments.trace {
         TraceChoice::Off => Trace::Off,
-        TraceChoice::Pretty | TraceChoice::Json => Trace::Events(symbols.clone()),
-        TraceChoice::Canonical => {
-            let writer: Box<dyn Write> = match trace_file {
-                Some(file) => Box::new(BufWriter::new(file)),
-                None => Box::new(io::stderr()),
-            };
-            Trace::Canonical(Some(Canonical::new(canonical_options(&guest, symbols.clone()), writer)))
+        TraceChoice::Pretty | TraceChoice::Json => Trace::Events(Emitter::new(symbols.clone())),
+        TraceChoice::Tree => Trace::Tree(Some(Tree::new(symbols.clone(), trace_output()))),
+        TraceChoice::Canonical | TraceChoice::Observable => {
+            let mode = if arguments.trace == TraceChoice::Observable { Mode::Observable } else { Mode::Full };
+            let options = CanonicalOptions { mode, ..canonical_options(&guest, symbols.clone()) };
+            Trace::Canonical(Some(Canonical::new(options, trace_output())))
         }
     };
     let mut sinks = Sinks { console: Box::new(io::stdout()), trace, statistics: arguments.stats.then(Statistics::new) };
@@ -217,9 +225,14 @@ fn run_bare(
 ) -> Result<RunResult, RunError> {
     let Target::Bochs(model) = target else { return Err(RunError::Usage("--bare is for Bochs only")) };
     let image = bare::prepare(guest, elf_file, arguments.memory)?;
-    let mut machine = BochsMachine::start_at(model, image, bare::PAGE_TABLES, bare::HANDOVER).map_err(SessionError::from)?;
+    let mut machine = BochsMachine::start_bare(model, image).map_err(SessionError::from)?;
     let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
-    Ok(session::run(&mut machine, sinks, Input::standard(), timeout)?)
+    let mut result = session::run(&mut machine, sinks, Input::standard(), timeout)?;
+    // Nobody reports the guest's triple fault but Bochs, which ends with it.
+    if result.ending == Ending::MachineDied && result.last_words.contains(bare::TRIPLE_FAULT) {
+        result.ending = Ending::Reported(EndReason::TripleFault);
+    }
+    Ok(result)
 }
 
 /// Runs a guest that is loaded. The building block of `run`, `bench` and the tests.
@@ -390,5 +403,5 @@ pub fn symbols(guest: &LoadedGuest<'_>) -> SymbolTable {
 #[must_use]
 pub fn canonical_options(guest: &LoadedGuest<'_>, symbols: SymbolTable) -> CanonicalOptions {
     let load_base = (guest.format != GuestFormat::Linux).then_some(guest.load_base);
-    CanonicalOptions { symbols, load_base }
+    CanonicalOptions { symbols, load_base, mode: Mode::Full }
 }

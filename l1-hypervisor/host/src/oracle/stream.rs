@@ -166,7 +166,7 @@ impl Stream {
                 let text = String::from_utf8_lossy(frame.payload.get(1..).unwrap_or(&[])).into_owned();
                 tracing::warn!(target: crate::session::MESSAGE_TARGET, "L1: {text}");
             }
-            FrameKind::Console | FrameKind::Trace | FrameKind::History | FrameKind::Fields => {}
+            FrameKind::Console | FrameKind::Trace | FrameKind::History | FrameKind::Fields | FrameKind::OfferedCapabilities => {}
         }
         Ok(false)
     }

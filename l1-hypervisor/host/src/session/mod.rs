@@ -68,6 +68,8 @@ pub struct RunResult {
     pub last_output: Vec<u8>,
     /// The capability MSRs that L1 found, if it was asked to send them: number and value, in ascending order.
     pub capabilities: Vec<(u32, u64)>,
+    /// The capability MSRs that L2 reads, if L1 was asked to send them and L2 has VMX.
+    pub offered: Vec<(u32, u64)>,
     /// The field encodings that VMREAD takes, if L1 was asked to try them and came so far, in ascending order.
     pub fields: Option<Vec<u32>>,
     /// What the machine said about itself, if it died.
@@ -115,6 +117,7 @@ struct Session<'a, 's> {
     last_exits: VecDeque<Record>,
     last_output: VecDeque<u8>,
     capabilities: Vec<(u32, u64)>,
+    offered: Vec<(u32, u64)>,
     fields: Option<Vec<u32>>,
     end: Option<(EndReport, String)>,
 }
@@ -138,6 +141,7 @@ pub fn run(
         last_exits: VecDeque::new(),
         last_output: VecDeque::new(),
         capabilities: Vec::new(),
+        offered: Vec::new(),
         fields: None,
         end: None,
     };
@@ -153,6 +157,7 @@ pub fn run(
         last_exits: session.last_exits.into(),
         last_output: session.last_output.into(),
         capabilities: session.capabilities,
+        offered: session.offered,
         fields: session.fields,
         last_words,
         duration: started.elapsed(),
@@ -239,6 +244,7 @@ impl Session<'_, '_> {
                 }
             }
             FrameKind::Capabilities => self.capabilities = capabilities(payload),
+            FrameKind::OfferedCapabilities => self.offered = capabilities(payload),
             FrameKind::Fields => self.fields = Some(fields(payload)),
             // Only an oracle run has these, and `oracle::stream` takes it.
             FrameKind::OracleMachine | FrameKind::OracleVerdicts => {}
@@ -273,7 +279,7 @@ impl Session<'_, '_> {
     }
 }
 
-/// The entries of [`FrameKind::Capabilities`].
+/// The entries of [`FrameKind::Capabilities`] and [`FrameKind::OfferedCapabilities`].
 fn capabilities(payload: &[u8]) -> Vec<(u32, u64)> {
     let entries = payload.as_chunks::<CAPABILITY>().0.iter();
     entries

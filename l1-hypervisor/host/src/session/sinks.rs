@@ -4,10 +4,10 @@ use std::fmt;
 use std::io::Write;
 
 use exit_trace::canonical::Canonical;
-use exit_trace::event;
+use exit_trace::event::{self, Emitter};
 use exit_trace::record::Record;
 use exit_trace::statistics::Statistics;
-use exit_trace::symbols::SymbolTable;
+use exit_trace::tree::Tree;
 
 use super::SessionError;
 
@@ -16,7 +16,9 @@ pub enum Trace<'s> {
     /// Nothing.
     Off,
     /// An event of `tracing`.
-    Events(SymbolTable),
+    Events(Emitter),
+    /// A line of a tree.
+    Tree(Option<Tree<Box<dyn Write + 's>>>),
     /// A line of canonical text.
     Canonical(Option<Canonical<Box<dyn Write + 's>>>),
 }
@@ -26,6 +28,7 @@ impl fmt::Debug for Trace<'_> {
         formatter.write_str(match self {
             Self::Off => "Off",
             Self::Events(_) => "Events",
+            Self::Tree(_) => "Tree",
             Self::Canonical(_) => "Canonical",
         })
     }
@@ -66,9 +69,10 @@ impl Sinks<'_> {
     /// [`SessionError::Output`].
     pub fn record(&mut self, record: &Record) -> Result<(), SessionError> {
         match &mut self.trace {
-            Trace::Events(symbols) => event::emit(record, symbols),
+            Trace::Events(emitter) => emitter.emit(record),
+            Trace::Tree(Some(tree)) => tree.push(record).map_err(output("the trace"))?,
             Trace::Canonical(Some(canonical)) => canonical.push(record).map_err(output("the trace"))?,
-            Trace::Off | Trace::Canonical(None) => {}
+            Trace::Off | Trace::Tree(None) | Trace::Canonical(None) => {}
         }
         if let Some(statistics) = &mut self.statistics {
             statistics.add(record);
@@ -81,9 +85,14 @@ impl Sinks<'_> {
     /// # Errors
     /// [`SessionError::Output`].
     pub fn lost(&mut self, count: u64) -> Result<(), SessionError> {
-        event::emit_lost(count);
-        if let Trace::Canonical(Some(canonical)) = &mut self.trace {
-            canonical.push_lost(count).map_err(output("the trace"))?;
+        match &mut self.trace {
+            Trace::Events(emitter) => emitter.lost(count),
+            _ => event::emit_lost(count),
+        }
+        match &mut self.trace {
+            Trace::Tree(Some(tree)) => tree.push_lost(count).map_err(output("the trace"))?,
+            Trace::Canonical(Some(canonical)) => canonical.push_lost(count).map_err(output("the trace"))?,
+            _ => {}
         }
         if let Some(statistics) = &mut self.statistics {
             statistics.add_lost(count);
@@ -96,11 +105,12 @@ impl Sinks<'_> {
     /// # Errors
     /// [`SessionError::Output`].
     pub fn finish(&mut self) -> Result<(), SessionError> {
-        if let Trace::Canonical(canonical) = &mut self.trace
-            && let Some(canonical) = canonical.take()
-        {
-            canonical.finish().and_then(|mut writer| writer.flush()).map_err(output("the trace"))?;
+        match &mut self.trace {
+            Trace::Tree(tree) => tree.take().map_or(Ok(()), |tree| tree.finish().map(drop)),
+            Trace::Canonical(canonical) => canonical.take().map_or(Ok(()), |canonical| canonical.finish().map(drop)),
+            Trace::Off | Trace::Events(_) => Ok(()),
         }
+        .map_err(output("the trace"))?;
         self.console.flush().map_err(output("the guest's output"))
     }
 }

@@ -34,7 +34,10 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
             vcpu.close_nmi_window();
             Action::Resume
         }
-        Reason::TASK_SWITCH => task_switch::handle(vcpu, exit),
+        Reason::TASK_SWITCH => {
+            nested::guarded::register_changes(vcpu);
+            task_switch::handle(vcpu, exit)
+        }
         Reason::HLT => halt::handle(vcpu, exit),
         // INVD would throw away what the guest (and L1) wrote: it is WBINVD here, as in every hypervisor.
         Reason::INVD | Reason::WBINVD_OR_WBNOINVD => {
@@ -66,8 +69,17 @@ fn handle_other<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action 
         Reason::VMFUNC | Reason::GETSEC => Action::INVALID_OPCODE,
         // MONITOR and MWAIT are not shown either.
         Reason::MONITOR | Reason::MWAIT => Action::INVALID_OPCODE,
-        Reason::CONTROL_REGISTER_ACCESS => control_register::handle(vcpu, exit),
+        Reason::CONTROL_REGISTER_ACCESS => {
+            nested::guarded::register_changes(vcpu);
+            control_register::handle(vcpu, exit)
+        }
+        Reason::MOV_DR if nested::guarded::register_changes(vcpu) => Action::Resume,
         Reason::MOV_DR => debug_register::handle(vcpu, exit),
+        // L1 asks for these exits only where it guards what an exit of L3 has loaded.
+        Reason::ACCESS_TO_GDTR_OR_IDTR | Reason::ACCESS_TO_LDTR_OR_TR => {
+            nested::guarded::register_changes(vcpu);
+            Action::Resume
+        }
         Reason::IO_INSTRUCTION => io::handle(vcpu, exit),
         Reason::RDMSR => msr::handle_read(vcpu),
         Reason::WRMSR => msr::handle_write(vcpu),

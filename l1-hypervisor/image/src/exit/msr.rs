@@ -11,6 +11,7 @@ use vmcs::msr;
 use super::Action;
 use crate::context::register::{RAX, RCX, RDX};
 use crate::fitness::feature_control;
+use crate::nested::guarded;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::CR0_PG;
@@ -36,13 +37,18 @@ enum Emulation {
 
 /// MSRs that the MSR bitmap passes through: they hold the guest's value while the guest runs, and L1 does not use them
 /// or has its own value in the host-state area. Reads and writes go to the processor.
-pub const PASSED_THROUGH: &[u32] =
-    &[msr::IA32_SYSENTER_CS, STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
+pub const PASSED_THROUGH: &[u32] = &[STAR, LSTAR, CSTAR, SYSCALL_MASK, FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX];
 
 /// MSRs that the guest reads from the processor but writes through L1. The two of SYSENTER because KVM below would
 /// make an address canonical instead of raising #GP (docs/deviations.md); kernels write them once for each processor.
-pub const READ_THROUGH: &[u32] =
-    &[msr::IA32_TIME_STAMP_COUNTER, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP, msr::IA32_PAT, msr::IA32_EFER];
+pub const READ_THROUGH: &[u32] = &[
+    msr::IA32_TIME_STAMP_COUNTER,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+    msr::IA32_PAT,
+    msr::IA32_EFER,
+];
 
 const STAR: u32 = x86::msr::IA32_STAR;
 const LSTAR: u32 = x86::msr::IA32_LSTAR;
@@ -67,6 +73,7 @@ const TABLE: &[(u32, Emulation)] = &[
     (msr::IA32_FEATURE_CONTROL, Emulation::FeatureControl),
     // Microcode revision: kernels write 0 before they ask for it.
     (BIOS_SIGNATURE, Emulation::WritesIgnored(0)),
+    (msr::IA32_SYSENTER_CS, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_CS, accepts: is_anything }),
     (msr::IA32_SYSENTER_ESP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_ESP, accepts: is_canonical }),
     (msr::IA32_SYSENTER_EIP, Emulation::InField { field: Field::GUEST_IA32_SYSENTER_EIP, accepts: is_canonical }),
     // Fast strings on, everything else off.
@@ -78,6 +85,11 @@ const TABLE: &[(u32, Emulation)] = &[
 
 /// The capability MSRs, which need no row each.
 const CAPABILITIES: RangeInclusive<u32> = msr::IA32_VMX_BASIC..=msr::IA32_VMX_EXIT_CTLS2;
+
+/// Bits 63:32 are not kept, and no value is refused.
+const fn is_anything(_value: u64) -> bool {
+    true
+}
 
 fn find(index: u32) -> Option<Emulation> {
     if CAPABILITIES.contains(&index) {
@@ -135,11 +147,15 @@ pub fn handle_write<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> Action {
     let value = general[RDX] << 32 | general[RAX] & 0xffff_ffff;
     match find(index) {
         Some(Emulation::InField { field, accepts }) if accepts(value) => {
+            guarded::register_changes(vcpu);
             vcpu.platform.write(field, value);
             Action::Complete
         }
         Some(Emulation::WritesIgnored(_)) => Action::Complete,
-        Some(Emulation::ExtendedFeatures) => write_extended_features(vcpu, value),
+        Some(Emulation::ExtendedFeatures) => {
+            guarded::register_changes(vcpu);
+            write_extended_features(vcpu, value)
+        }
         Some(Emulation::TimeStampCounter) => {
             let offset = value.wrapping_sub(vcpu.platform.time_stamp_counter());
             // What L2 adds for L3 stays between the two.

@@ -108,12 +108,6 @@ impl CurrentVmcs {
         Ok(())
     }
 
-    /// Physical address of a region, for the VMCS link pointer.
-    #[must_use]
-    pub const fn address(&self, region: Region) -> u64 {
-        self.regions[number(region)]
-    }
-
     /// The encodings that VMREAD takes, whatever the capabilities promise, in ascending order.
     ///
     /// An encoding that it does not take leaves an error in VM_INSTRUCTION_ERROR and nothing else.
@@ -216,6 +210,10 @@ impl Platform for CurrentVmcs {
             panic!("VMCLEAR of {region:?} failed: {failure:?}");
         }
         self.launched[number(region)] = false;
+    }
+
+    fn address(&self, region: Region) -> u64 {
+        self.regions[number(region)]
     }
 
     fn invalidate_ept(&mut self) {

@@ -6,15 +6,14 @@
 
 use core::cell::RefCell;
 
-use shadow::exit::ExitInformation;
+use shadow::exit::{ExitInformation, HOST_FIELDS};
 use shadow::field_set::FieldSet;
-use shadow::merge;
+use shadow::merge::{self, Inherited};
 use shadow::operation::{Machine as _, Reply};
 use shadow::reflect::{primary_controls, secondary_controls};
 use shadow::vmcs23::Vmcs23;
-use vmcs::controls::{PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
+use vmcs::controls::{Entry, PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::entry_check::{self, EntryInstruction, Environment, LaunchState, Outcome, Violation};
-use vmcs::event::Interruptibility;
 use vmcs::field::Field;
 use vmcs::instruction_error::InstructionError;
 
@@ -22,10 +21,13 @@ use super::regions::World;
 use super::{Nested, exit, inherited, outer, switch, vmcs13, with};
 use crate::exit::information::Exit;
 use crate::guest_memory::{GuestMemory, GuestPhysical};
+use crate::guest_paging::is_canonical;
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
 
+/// Blocking by MOV SS, in the interruptibility state.
+const MOV_SS_BLOCKING: u64 = 1 << 1;
 /// Bit 31 of the exit reason: VM-entry failure.
 const ENTRY_FAILURE: u32 = 1 << 31;
 /// VPID of L3; L2 has 1.
@@ -37,18 +39,37 @@ pub const VPID: u64 = 2;
 /// What the instruction reports if it fails. A failure that is a VM exit is no error: L2 goes on at its host RIP.
 pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Reply> {
     let Some(slot) = nested.operation.current_slot() else { return Err(Reply::FailInvalid) };
-    if nested.operation.current().is_none_or(|vmcs23| vmcs23.is_shadow) {
-        return Err(Reply::FailInvalid);
-    }
-    if let Err(violation) = check(vcpu, nested, launch) {
-        return report(vcpu, nested, violation);
-    }
-    let inherited = inherited(vcpu);
+    let interruptibility = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
     let outer = outer(vcpu, nested);
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
+    if vmcs23.is_shadow {
+        return Err(Reply::FailInvalid);
+    }
+    if vmcs23.changed.intersects(&HOST_FIELDS) || !vmcs23.launched {
+        nested.host_is_loaded = false;
+    }
+    nested.interruptibility12 = interruptibility;
+    if let Some(hardware) = &mut nested.regions.hardware {
+        hardware.fetch(slot, vmcs23, &mut vcpu.platform);
+    }
+    let instruction_fits = vmcs23.launched != launch && interruptibility & MOV_SS_BLOCKING == 0;
+    if !instruction_fits || !holds_still(vmcs23, &nested.free) {
+        vcpu.platform.make_current(Region::Vmcs12);
+        if let Err(violation) = check(vcpu, nested, launch, interruptibility) {
+            return report(vcpu, nested, violation);
+        }
+    }
+    let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
+    vmcs23.unchecked = FieldSet::EMPTY;
+    let inherited = if merge::inherits(vmcs23) {
+        vcpu.platform.make_current(Region::Vmcs12);
+        inherited(vcpu)
+    } else {
+        Inherited::default()
+    };
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
-    merge::merge(vmcs23, &outer, || inherited, &mut vcpu.platform);
+    merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
         nested.composition.pointer(vmcs23.get(Field::EPT_POINTER))
@@ -66,9 +87,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     if !secondary.contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
-    if launch {
-        vmcs23.launched = true;
-    }
+    vmcs23.launched = true;
     nested.timer = preemption_timer(vcpu, vmcs23);
     nested.primary12 = vcpu.controls.primary;
     vcpu.controls.primary = merge::primary(vmcs23, &outer);
@@ -76,6 +95,29 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     vcpu.runs_l3 = true;
     vcpu.timer_changed();
     Ok(())
+}
+
+/// Whether nothing has changed since the rules were last found to hold that any of them looks at, but for RIP, whose rule
+/// is judged here: it depends on the mode alone (SDM 3C 26.3.1.4 "Checks on Guest RIP, RFLAGS, and SSP").
+#[inline]
+fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
+    const RIP: FieldSet = FieldSet::of(&[Field::GUEST_RIP]);
+    const CODE_SEGMENT_LONG: u64 = 1 << 13;
+    if !vmcs23.unchecked.difference(free).difference(&RIP).is_empty() || has_msr_lists(vmcs23) {
+        return false;
+    }
+    let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
+    let rip = vmcs23.get(Field::GUEST_RIP);
+    if long_mode && vmcs23.get(Field::GUEST_CS_ACCESS_RIGHTS) & CODE_SEGMENT_LONG != 0 {
+        is_canonical(rip)
+    } else {
+        rip >> 32 == 0
+    }
+}
+
+/// Whether the entry loads MSRs: what stands in the list may have changed without L1 having seen it.
+fn has_msr_lists(vmcs23: &Vmcs23) -> bool {
+    vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").
@@ -88,20 +130,20 @@ fn preemption_timer<P: Platform>(vcpu: &mut Vcpu<'_, P>, vmcs23: &Vmcs23) -> Opt
 }
 
 /// The rules of VM entry, as far as something has changed since they were found to hold.
-fn check<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool) -> Result<(), Violation> {
+#[inline(never)]
+fn check<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: bool, interruptibility: u64) -> Result<(), Violation> {
     let slot = nested.operation.current_slot().unwrap_or(0);
     let (current_vmcs, vmxon_pointer) = (nested.operation.current_pointer(), nested.operation.vmxon_pointer());
     let Some(vmcs23) = nested.operation.current() else { return Ok(()) };
     let mut world = World { memory: &mut vcpu.memory, platform: &mut vcpu.platform, regions: &mut nested.regions };
     world.pull(slot, vmcs23);
-    let interruptibility = Interruptibility::from_bits_retain(vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) as u32);
     const EFER_LMA: u64 = 1 << 10;
     let long_mode = vcpu.platform.read(Field::GUEST_IA32_EFER) & EFER_LMA != 0;
     let platform = L2Platform(RefCell::new(&mut vcpu.memory));
     let environment = Environment {
         instruction: if launch { EntryInstruction::Vmlaunch } else { EntryInstruction::Vmresume },
         launch_state: if vmcs23.launched { LaunchState::Launched } else { LaunchState::Clear },
-        blocking_by_mov_ss: interruptibility.contains(Interruptibility::BLOCKING_BY_MOV_SS),
+        blocking_by_mov_ss: interruptibility & MOV_SS_BLOCKING != 0,
         current_vmcs,
         current_vmcs_is_shadow: false,
         vmxon_pointer,

@@ -1,11 +1,13 @@
 //! Exits of L3: L1 handles them, or they become exits to L2.
 
 use shadow::ept::{Access, Fault, Outcome};
-use shadow::exit::{ExitInformation, HostState, Kept, load_host_state, pin_based, save_guest_state};
+use shadow::exit::{
+    ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
+};
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
 use vmcs::event::{EventType, InterruptionInformation};
-use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason};
+use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
 
@@ -20,6 +22,8 @@ use crate::vmcs12::{real_cr0, real_cr4};
 
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
+/// Blocking by NMI, in the interruptibility state.
+const NMI_BLOCKING: u64 = 1 << 3;
 
 /// An exit of L3.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
@@ -146,27 +150,31 @@ fn reflect<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, reason: Exi
 /// From L3 to L2, with an exit that L2 shall see. vmcs13 is current before, vmcs12 after.
 pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, information: &ExitInformation) {
     let owned = owned(vcpu);
-    let now = vcpu.platform.time_stamp_counter();
-    let rate = vcpu.capabilities.misc().preemption_timer_rate();
+    let rip = vcpu.platform.read(Field::GUEST_RIP);
     let timer = nested.timer;
     let Some(vmcs23) = nested.operation.current() else { return };
     let ept = secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT);
-    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept);
+    let reason = ExitReason(information.reason).basic();
+    let by_instruction = reason.information().is_some_and(|row| row.instruction_length == When::Always);
+    save_guest_state(vmcs23, &mut vcpu.platform, &owned, ept, rip, by_instruction);
     information.write(vmcs23);
+    if nested.regions.hardware.as_ref().is_some_and(super::regions::Hardware::serves_everything) {
+        shadow::exit::pull(vmcs23, &mut vcpu.platform);
+    }
     let controls = PrimaryExit::from_bits_retain(vmcs23.get_u32(Field::PRIMARY_VM_EXIT_CONTROLS));
     if let Some(timer) = timer
         && controls.contains(PrimaryExit::SAVE_VMX_PREEMPTION_TIMER_VALUE)
     {
+        let rate = vcpu.capabilities.misc().preemption_timer_rate();
+        let now = vcpu.platform.time_stamp_counter();
         let left = (timer >> rate).saturating_sub(now >> rate).min(u64::from(u32::MAX));
         vmcs23.record(Field::VMX_PREEMPTION_TIMER_VALUE, left);
     }
     let interruption = InterruptionInformation(information.interruption);
-    let by_nmi = Reason::EXCEPTION_OR_NMI == ExitReason(information.reason).basic()
-        && interruption.is_valid()
-        && interruption.event_type() == EventType::NMI;
+    let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
     let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
-    let kept = kept(vcpu, vmcs23.get(Field::GUEST_CR0));
+    let kept = kept(vcpu, controls, vmcs23.get(Field::GUEST_CR0));
     load(vcpu, nested, &kept, nmi_blocking);
 }
 
@@ -176,7 +184,8 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
     information.write(vmcs23);
     let cr0 = vcpu.seen_cr0();
     let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
-    let kept = kept(vcpu, cr0);
+    let kept = kept(vcpu, PrimaryExit::empty(), cr0);
+    nested.host_is_loaded = false;
     load(vcpu, nested, &kept, blocked);
 }
 
@@ -194,8 +203,15 @@ fn late_failure<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: 
     Action::Reflect
 }
 
-fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, cr0: u64) -> Kept {
-    Kept { cr0, efer: vcpu.platform.read(Field::GUEST_IA32_EFER), pat: vcpu.platform.read(Field::GUEST_IA32_PAT) }
+/// What an exit with these controls keeps.
+#[inline]
+fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, controls: PrimaryExit, cr0: u64) -> Kept {
+    let mut unless = |loaded, field| if controls.contains(loaded) { 0 } else { vcpu.platform.read(field) };
+    Kept {
+        cr0,
+        efer: unless(PrimaryExit::LOAD_IA32_EFER, Field::GUEST_IA32_EFER),
+        pat: unless(PrimaryExit::LOAD_IA32_PAT, Field::GUEST_IA32_PAT),
+    }
 }
 
 /// L1's own notes say that L2 runs again.
@@ -212,26 +228,44 @@ pub fn back_to_l2<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
 fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, nmi_blocking: bool) {
     if nested.running.is_some() {
         back_to_l2(vcpu, nested);
-        switch(vcpu, Region::Vmcs12);
+    }
+    let slot = nested.operation.current_slot();
+    let Some(vmcs23) = nested.operation.current() else { return };
+    if let (Some(hardware), Some(slot)) = (&mut nested.regions.hardware, slot) {
+        hardware.send(slot, vmcs23, &mut vcpu.platform);
+    }
+    switch(vcpu, Region::Vmcs12);
+    let host = HostState::read(vmcs23, kept);
+    let platform = &mut vcpu.platform;
+    load_frequent_host_state(vmcs23, platform);
+    platform.write(Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0));
+    platform.write(Field::GUEST_CR3, host.cr3);
+    platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4));
+    let interruptibility = if nmi_blocking { NMI_BLOCKING } else { 0 };
+    // L2 was active and had no debug exception pending when it executed VMRESUME; only NMIs may have been blocked.
+    let loaded = nested.host_is_loaded && nested.loaded == host && segments_are_loaded(vmcs23, platform);
+    if !loaded || nested.interruptibility12 != interruptibility {
+        platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, interruptibility);
+    }
+    if !loaded {
+        load_host_state(vmcs23, &host, platform);
+        let entry = u64::from(vcpu.controls.entry.bits());
+        let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
+        let rows = [
+            (Field::CR0_READ_SHADOW, host.cr0),
+            (Field::CR4_READ_SHADOW, host.cr4),
+            (Field::GUEST_IA32_EFER, host.efer),
+            (Field::GUEST_IA32_PAT, host.pat),
+            (Field::VM_ENTRY_CONTROLS, entry | mode),
+        ];
+        for (field, value) in rows {
+            platform.write(field, value);
+        }
+        nested.loaded = host;
+        nested.host_is_loaded = host.is_64_bit;
+        super::guarded::guard(vcpu, nested);
     }
     let Some(vmcs23) = nested.operation.current() else { return };
-    let host = HostState::read(vmcs23, kept);
-    load_host_state(vmcs23, &host, nmi_blocking, &mut vcpu.platform);
-    let entry = u64::from(vcpu.controls.entry.bits());
-    let mode = if host.efer & EFER_LMA != 0 { IA_32E_MODE_GUEST } else { 0 };
-    let rows = [
-        (Field::GUEST_CR0, real_cr0(&vcpu.capabilities, host.cr0)),
-        (Field::CR0_READ_SHADOW, host.cr0),
-        (Field::GUEST_CR3, host.cr3),
-        (Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4)),
-        (Field::CR4_READ_SHADOW, host.cr4),
-        (Field::GUEST_IA32_EFER, host.efer),
-        (Field::GUEST_IA32_PAT, host.pat),
-        (Field::VM_ENTRY_CONTROLS, entry | mode),
-    ];
-    for (field, value) in rows {
-        vcpu.platform.write(field, value);
-    }
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }

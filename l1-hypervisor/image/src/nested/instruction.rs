@@ -141,12 +141,6 @@ fn vmxon<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Ex
     Ok(reply)
 }
 
-/// Whether L2 has a field.
-#[inline]
-fn exists(nested_capabilities: &vmcs::capability::Capabilities, field: Field) -> bool {
-    field.information().is_some_and(|row| row.existence.holds(nested_capabilities))
-}
-
 /// The encoding in the register operand of VMREAD and VMWRITE: 64 bits in 64-bit mode, else 32.
 fn encoding<P: Platform>(vcpu: &mut Vcpu<'_, P>, number: u8) -> Field {
     let value = vcpu.operand(number.into());
@@ -161,8 +155,7 @@ fn vmread<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut E
     let field = encoding(vcpu, field.number());
     let wide = vcpu.is_64_bit_code();
     shadowing::before_access(vcpu, nested, field);
-    let offered = &nested.offered;
-    let read = match nested.operation.vmread(field, |field| exists(offered, field)) {
+    let read = match nested.operation.vmread(field) {
         Ok(read) => read,
         Err(reply) => return Ok(reply),
     };
@@ -195,9 +188,8 @@ fn vmwrite<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut 
     };
     let field = encoding(vcpu, field.number());
     shadowing::before_access(vcpu, nested, field);
-    let offered = &nested.offered;
-    let reply = nested.operation.vmwrite(field, value, |field| exists(offered, field));
-    shadowing::after_write(nested, field);
+    let reply = nested.operation.vmwrite(field, value);
+    shadowing::after_write(vcpu, nested, field);
     Ok(reply)
 }
 

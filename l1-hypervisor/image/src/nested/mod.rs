@@ -8,6 +8,7 @@
 
 pub mod entry;
 pub mod exit;
+pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
 pub mod memory;
@@ -16,8 +17,9 @@ pub mod regions;
 mod shadowing;
 
 use shadow::ept::Composition;
+use shadow::exit::HostState;
+use shadow::field_set::FieldSet;
 use shadow::merge::{Outer, Owned};
-use shadow::mode::ShadowingMode;
 use shadow::operation::{Operation, SLOTS};
 use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
@@ -25,7 +27,7 @@ use vmcs::field::Field;
 
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
-use crate::vmcs12::{CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG, HostState};
+use crate::vmcs12::{self, CR0_CD, CR0_HOST_OWNED, CR0_NW, CR0_PE, CR0_PG};
 
 /// What a virtual processor needs to be a guest hypervisor's.
 #[derive(Debug)]
@@ -43,14 +45,24 @@ pub struct Nested {
     primary12: PrimaryProcessorBased,
     /// Time-stamp counter at which L2's VMX-preemption timer expires.
     timer: Option<u64>,
-    mode: ShadowingMode,
+    /// The controls of vmcs12 that L3 is to run with, too.
+    base: vmcs12::Controls,
+    /// Whether vmcs12 holds L2's registers as the last exit of L3 has loaded them, but for those that L2 changes all the
+    /// time; what L2 does to the others goes through [`guarded`].
+    host_is_loaded: bool,
+    /// What that exit has loaded.
+    loaded: HostState,
+    /// L2's interruptibility state when it entered L3.
+    interruptibility12: u64,
+    /// Fields that no rule of VM entry looks at.
+    free: FieldSet,
 }
 
 /// What of L1 goes into every vmcs13.
 #[derive(Debug, Clone, Copy)]
 pub struct Constants {
     /// L1's host state, with the stack pointer.
-    pub host: HostState,
+    pub host: vmcs12::HostState,
     /// Physical address of the I/O bitmaps, both of all ones.
     pub io_bitmaps: [u64; 2],
     /// EPT pointer of L2.
@@ -67,21 +79,25 @@ impl Nested {
     pub fn new(
         offered: Capabilities,
         physical_address_width: u32,
-        shadow_vmcs: bool,
         composition: Composition<'static>,
         msr_bitmap: regions::MergedBitmap,
         constants: Constants,
-        mode: ShadowingMode,
+        hardware: Option<regions::Hardware>,
+        base: vmcs12::Controls,
     ) -> Self {
         Self {
             offered,
-            operation: Operation::new(physical_address_width, shadow_vmcs),
+            operation: Operation::new(&offered, physical_address_width),
             composition,
             running: None,
-            regions: regions::Regions::new(msr_bitmap, constants),
+            regions: regions::Regions::new(msr_bitmap, constants, hardware, base.secondary),
+            base,
             primary12: PrimaryProcessorBased::empty(),
             timer: None,
-            mode,
+            host_is_loaded: false,
+            loaded: HostState::default(),
+            interruptibility12: 0,
+            free: free_fields(),
         }
     }
 
@@ -98,13 +114,24 @@ impl Nested {
     }
 }
 
+/// The fields that no rule of VM entry looks at: a change of them needs no check.
+fn free_fields() -> FieldSet {
+    let mut free = FieldSet::ALL;
+    for rule in vmcs::entry_check::groups().flat_map(|group| group.rules) {
+        for field in rule.fields {
+            free.remove(*field);
+        }
+    }
+    free
+}
+
 /// What L1 wants of vmcs13.
 fn outer<P: Platform>(vcpu: &Vcpu<'_, P>, nested: &Nested) -> Outer {
     Outer {
-        pin_based: vcpu.controls.pin_based,
-        primary: vcpu.controls.primary,
-        secondary: vcpu.controls.secondary,
-        entry: vcpu.controls.entry,
+        pin_based: nested.base.pin_based,
+        primary: nested.base.primary,
+        secondary: nested.base.secondary,
+        entry: nested.base.entry,
         exception_bitmap: nested.regions.constants.exception_bitmap,
         owned: owned(vcpu),
         cr0_required: vcpu.capabilities.cr0_fixed().required & !(CR0_PE | CR0_PG),

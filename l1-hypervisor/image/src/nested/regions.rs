@@ -2,7 +2,9 @@
 
 use shadow::bitmap::msr_bit;
 use shadow::operation::{Machine, SLOTS};
+use shadow::shadowing::Served;
 use shadow::vmcs23::Vmcs23;
+use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::Field;
 
 use super::{Constants, vmcs13};
@@ -28,12 +30,73 @@ pub struct Regions {
     prepared: [bool; SLOTS],
     /// The EPT pointer and the "use MSR bitmaps" that a vmcs13 holds.
     ept_pointer: [u64; SLOTS],
+    /// Hardware VMCS shadowing, where it is used.
+    pub(super) hardware: Option<Hardware>,
+    /// The secondary controls of vmcs12.
+    secondary12: Secondary,
+}
+
+/// Hardware VMCS shadowing: a shadow VMCS for each place of the cache.
+#[derive(Debug)]
+pub struct Hardware {
+    served: Served,
+}
+
+impl Hardware {
+    /// Before any shadow VMCS was written.
+    #[must_use]
+    pub const fn new(served: Served) -> Self {
+        Self { served }
+    }
+
+    /// Copies to the shadow VMCS, which is current afterwards.
+    #[inline]
+    pub(super) fn send<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P) -> u32 {
+        platform.make_current(shadow_region(slot));
+        self.served.send(vmcs23, platform)
+    }
+
+    /// Copies from the shadow VMCS, which is current afterwards.
+    #[inline]
+    pub(super) fn fetch<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P) -> u32 {
+        platform.make_current(shadow_region(slot));
+        self.served.fetch(vmcs23, platform)
+    }
+
+    /// Whether guest state that L1 would rather leave in vmcs13 is among the fields.
+    pub(super) fn serves_everything(&self) -> bool {
+        self.served.readable().intersects(&shadow::exit::LAZY)
+    }
+
+    /// Whether L2 reads the field without an exit.
+    pub(super) fn serves(&self, field: Field) -> bool {
+        self.served.readable().contains(field)
+    }
+}
+
+fn shadow_region(slot: usize) -> Region {
+    Region::Shadow(slot as u8)
 }
 
 impl Regions {
-    pub(super) fn new(bitmap: MergedBitmap, constants: Constants) -> Self {
+    pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>, secondary12: Secondary) -> Self {
         bitmap.words.fill(!0);
-        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS] }
+        Self { constants, bitmap, prepared: [false; SLOTS], ept_pointer: [0; SLOTS], hardware, secondary12 }
+    }
+
+    /// Sets or clears a secondary control of vmcs12, which is current.
+    pub(super) fn set_secondary12<P: Platform>(&mut self, platform: &mut P, control: Secondary, on: bool) {
+        let mut controls = self.secondary12;
+        controls.set(control, on);
+        if controls != self.secondary12 {
+            self.secondary12 = controls;
+            platform.write(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, controls.bits().into());
+        }
+    }
+
+    /// Whether L2's descriptor-table instructions exit.
+    pub(super) const fn guards(&self) -> bool {
+        self.secondary12.contains(Secondary::DESCRIPTOR_TABLE_EXITING)
     }
 
     /// Writes what never changes to a vmcs13 that is current for the first time.
@@ -74,25 +137,71 @@ impl Regions {
 
     /// Merges the bits of the MSRs that L1 lets through; all other accesses exit (SDM 3C 24.6.9 "MSR-Bitmap Address").
     /// `bitmap23` is `None` if L2 uses no bitmaps: then every access is L2's.
+    ///
+    /// L2 may change its page at any time without an exit, so this is done at every entry, for the few words that matter.
+    #[inline]
     pub(super) fn merge_msr_bitmap(&mut self, bitmap23: Option<u64>, memory: &mut GuestMemory<'_>) {
-        let rows = PASSED_THROUGH.iter().map(|&index| (index, true)).chain(READ_THROUGH.iter().map(|&index| (index, false)));
-        for (index, writes) in rows {
-            for write in [false, true] {
-                let Some((byte, bit)) = msr_bit(index, write) else { continue };
-                if write && !writes {
-                    continue;
-                }
-                let intercepted = bitmap23.is_none_or(|base| {
-                    let [byte] = memory.read_array::<1>(GuestPhysical(base.wrapping_add(byte)));
-                    byte >> bit & 1 != 0
-                });
-                let mask = 1 << (byte % 8 * 8 + u64::from(bit));
-                if let Some(word) = self.bitmap.words.get_mut(byte as usize / 8) {
-                    *word = if intercepted { *word | mask } else { *word & !mask };
-                }
+        let page = bitmap23.and_then(|address| memory.page(GuestPhysical(address)));
+        for open in OPEN {
+            let wanted = match page {
+                Some(page) => page.get(open.word).map_or(!0, |bytes| u64::from_le_bytes(*bytes)),
+                None => !0,
+            };
+            if let Some(word) = self.bitmap.words.get_mut(open.word) {
+                *word = wanted | !open.mask;
             }
         }
     }
+}
+
+/// A word of the MSR bitmaps that has bits of MSRs that L1 lets through.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    word: usize,
+    mask: u64,
+}
+
+const OPEN_WORDS: usize = open_words().1;
+
+/// All such words.
+static OPEN: [Open; OPEN_WORDS] = {
+    let all = open_words().0;
+    let mut words = [Open { word: 0, mask: 0 }; OPEN_WORDS];
+    let mut number = 0;
+    while number < OPEN_WORDS {
+        words[number] = all[number];
+        number += 1;
+    }
+    words
+};
+
+const fn open_words() -> ([Open; 32], usize) {
+    let mut words = [Open { word: 0, mask: 0 }; 32];
+    let mut count = 0;
+    let mut list = 0;
+    while list < 3 {
+        let (indices, write): (&[u32], bool) = match list {
+            0 => (PASSED_THROUGH, false),
+            1 => (PASSED_THROUGH, true),
+            _ => (READ_THROUGH, false),
+        };
+        let mut number = 0;
+        while number < indices.len() {
+            let Some((byte, bit)) = msr_bit(indices[number], write) else { panic!("the bitmaps cover the MSR") };
+            let (word, mask) = (byte as usize / 8, 1 << (byte % 8 * 8 + bit as u64));
+            let mut place = 0;
+            while place < count && words[place].word != word {
+                place += 1;
+            }
+            words[place] = Open { word, mask: words[place].mask | mask };
+            if place == count {
+                count += 1;
+            }
+            number += 1;
+        }
+        list += 1;
+    }
+    (words, count)
 }
 
 /// The parts of a virtual processor that the state machine works with.
@@ -119,13 +228,30 @@ impl<P: Platform> Machine for World<'_, '_, P> {
         }
     }
 
-    fn activate(&mut self, _slot: usize, _vmcs23: &Vmcs23) {}
+    fn activate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
+        let Some(hardware) = &mut self.regions.hardware else { return };
+        let region = shadow_region(slot);
+        let address = self.platform.address(region);
+        hardware.send(slot, vmcs23, self.platform);
+        self.platform.make_current(Region::Vmcs12);
+        self.platform.write(Field::VMCS_LINK_POINTER, address);
+        self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, true);
+    }
 
-    fn deactivate(&mut self, _slot: usize) {}
+    fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
+        let Some(hardware) = &mut self.regions.hardware else { return };
+        hardware.fetch(slot, vmcs23, self.platform);
+        self.platform.make_current(Region::Vmcs12);
+        self.platform.write(Field::VMCS_LINK_POINTER, u64::MAX);
+        self.regions.set_secondary12(self.platform, Secondary::VMCS_SHADOWING, false);
+    }
 
     fn release(&mut self, slot: usize) {
         if self.regions.prepared.get(slot).copied().unwrap_or(false) {
             self.platform.clear(vmcs13(slot));
+        }
+        if self.regions.hardware.is_some() {
+            self.platform.clear(shadow_region(slot));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use vmcs::field::Field;
 
+use super::Nested;
 use super::regions::World;
-use super::{Nested, vmcs13};
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use shadow::operation::Machine as _;
@@ -18,9 +18,17 @@ pub fn before_access<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, f
     {
         world.pull(slot, vmcs23);
     }
-    debug_assert!(matches!(vmcs13(slot), Region::Vmcs13(_)), "a slot is a region");
 }
 
-/// After L2 wrote a field by VMWRITE.
+/// After L2 wrote a field by a VMWRITE that exited: if it reads that field without an exit, it must find what it wrote.
 #[inline]
-pub fn after_write(_nested: &mut Nested, _field: Field) {}
+pub fn after_write<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, field: Field) {
+    let Some(hardware) = &mut nested.regions.hardware else { return };
+    if hardware.serves(field)
+        && let Some(slot) = nested.operation.current_slot()
+        && let Some(vmcs23) = nested.operation.current()
+    {
+        hardware.send(slot, vmcs23, &mut vcpu.platform);
+        vcpu.platform.make_current(Region::Vmcs12);
+    }
+}

@@ -196,6 +196,14 @@ impl Platform for TestPlatform {
         assert_ne!(region, self.current, "the current VMCS is not cleared");
     }
 
+    fn address(&self, region: Region) -> u64 {
+        match region {
+            Region::Vmcs12 => 0x40_0000,
+            Region::Vmcs13(slot) => 0x40_1000 + 0x1000 * u64::from(slot),
+            Region::Shadow(slot) => 0x41_0000 + 0x1000 * u64::from(slot),
+        }
+    }
+
     fn invalidate_ept(&mut self) {
         self.invalidations += 1;
     }

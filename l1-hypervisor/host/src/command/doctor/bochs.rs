@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::probe::{Found, GUEST, run_guest};
 use crate::command::run::{RunError, Target};
+use crate::command_line::NestedProfile;
 use crate::machine::MachineError;
 use crate::machine::bochs::model::Model;
 use crate::machine::bochs::process::StartError;
@@ -60,12 +61,16 @@ impl BochsProblem {
 }
 
 /// Runs L1 with a guest on `model`. What it finds is reported as `report` says, one of `l1_protocol::boot::REPORT_…`, but
-/// at least the capability MSRs: they tell what was missing.
+/// at least the capability MSRs: they tell what was missing. With `nested` the guest has VMX.
 ///
 /// # Errors
 /// [`BochsProblem`] if L1 did not get as far as to read the capability MSRs.
-pub fn probe(model: &'static Model, report: u32) -> Result<(Found, Option<BochsProblem>), BochsProblem> {
-    match run_guest(Target::Bochs(model), report.max(REPORT_CAPABILITIES)) {
+pub fn probe(
+    model: &'static Model,
+    report: u32,
+    nested: Option<NestedProfile>,
+) -> Result<(Found, Option<BochsProblem>), BochsProblem> {
+    match run_guest(Target::Bochs(model), report.max(REPORT_CAPABILITIES), nested) {
         Ok(result) => judge(result),
         Err(RunError::Session(SessionError::Machine(MachineError::Bochs(StartError::NotInstalled)))) => {
             Err(BochsProblem::NotInstalled)
@@ -86,7 +91,8 @@ fn judge(result: RunResult) -> Result<(Found, Option<BochsProblem>), BochsProble
         _ => Some(BochsProblem::GuestFailed(report::headline(&result))),
     };
     let why = problem.as_ref().map(ToString::to_string);
-    Ok((Found { capabilities: result.capabilities, fields: result.fields, problem: why }, problem))
+    let RunResult { capabilities, offered, fields, .. } = result;
+    Ok((Found { capabilities, offered, fields, problem: why }, problem))
 }
 
 fn did_not_run(last_words: String) -> BochsProblem {
@@ -111,6 +117,7 @@ mod tests {
             last_exits: Vec::new(),
             last_output: Vec::new(),
             capabilities: capabilities.to_vec(),
+            offered: Vec::new(),
             fields: None,
             last_words: last_words.to_owned(),
             duration: Duration::ZERO,

@@ -229,7 +229,7 @@ mod tests {
                 _ => {}
             }
         }
-        Found { capabilities, fields: None, problem: None }
+        Found { capabilities, offered: Vec::new(), fields: None, problem: None }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::capabilities::CapabilityReport;
-use super::rows::Row;
+use super::rows::{FIELDS, Row};
 
 /// What stands where one side has no such row.
 const ABSENT: &str = "-";
@@ -33,10 +33,27 @@ impl Difference {
     pub fn new(sides: [&str; 2], reports: [&CapabilityReport; 2]) -> Self {
         let with_fields = reports.iter().all(|report| report.fields.is_some());
         let [left, right] = reports.map(|report| report.compared_rows(with_fields));
-        Self { sides: sides.map(str::to_owned), differences: compare(&left, &right) }
+        let mut differences = compare(&left, &right);
+        differences.retain(Different::is_different);
+        Self { sides: sides.map(str::to_owned), differences }
+    }
+
+    /// Both reports whole, except that of the VMCS fields only those are there that differ.
+    pub fn side_by_side(sides: [&str; 2], reports: [&CapabilityReport; 2]) -> Self {
+        let [left, right] = reports.map(|report| report.compared_rows(true));
+        let mut differences = compare(&left, &right);
+        differences.retain(|row| row.is_different() || row.group != FIELDS);
+        Self { sides: sides.map(str::to_owned), differences }
     }
 }
 
+impl Different {
+    fn is_different(&self) -> bool {
+        self.values[0] != self.values[1]
+    }
+}
+
+/// The rows of both sides, those of a group together.
 fn compare(left: &[Row], right: &[Row]) -> Vec<Different> {
     let by_name = |rows: &[Row]| -> BTreeMap<(&'static str, String), String> {
         rows.iter().map(|row| ((row.group, row.name.clone()), row.value.clone())).collect()
@@ -61,7 +78,6 @@ fn compare(left: &[Row], right: &[Row]) -> Vec<Different> {
             name: row.name.clone(),
             values: [value(&left_values, row), value(&right_values, row)],
         })
-        .filter(|different| different.values[0] != different.values[1])
         .collect()
 }
 
@@ -99,7 +115,8 @@ mod tests {
     fn only_what_differs_is_left_and_groups_stay_together() {
         let left = [row("A", "same", "1"), row("A", "changed", "1"), row("B", "gone", "1")];
         let right = [row("A", "same", "1"), row("A", "changed", "2"), row("A", "new", "3")];
-        let differences = compare(&left, &right);
+        let mut differences = compare(&left, &right);
+        differences.retain(Different::is_different);
         let expected = [("A", "changed", ["1", "2"]), ("A", "new", ["-", "3"]), ("B", "gone", ["1", "-"])];
         let found: Vec<_> =
             differences.iter().map(|d| (d.group, d.name.as_str(), d.values.each_ref().map(String::as_str))).collect();
@@ -112,7 +129,10 @@ mod tests {
     #[test]
     fn equal_sides_are_said_to_be_equal() {
         let rows = [row("A", "same", "1")];
-        let difference = Difference { sides: ["x".to_owned(), "y".to_owned()], differences: compare(&rows, &rows) };
+        let mut differences = compare(&rows, &rows);
+        assert_eq!(differences.len(), 1, "side by side they are there all the same");
+        differences.retain(Different::is_different);
+        let difference = Difference { sides: ["x".to_owned(), "y".to_owned()], differences };
         assert_eq!(difference.to_string(), "x and y do not differ\n");
     }
 }

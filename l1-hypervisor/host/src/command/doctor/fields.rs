@@ -28,7 +28,7 @@ struct NamedField {
 }
 
 /// The encodings that a processor with these capabilities has, in ascending order.
-fn promised(capabilities: &Capabilities) -> Vec<u32> {
+pub fn promised(capabilities: &Capabilities) -> Vec<u32> {
     let rows = FIELDS.iter().filter(|row| row.existence.holds(capabilities));
     let mut encodings: Vec<u32> = rows
         .flat_map(|row| [Some(row.field), (row.width == Width::Bits64).then_some(row.field.high())])

@@ -30,7 +30,15 @@
 //! ```
 //!
 //! With `--vmx` the object has `capabilities` alone, of the model that `--cpu` names or of the machine that
-//! `--machine auto` chooses. With `--diff` it is another one:
+//! `--machine auto` chooses. With `--nested` it has two such reports and the name of the profile:
+//!
+//! ```text
+//! profile        what --nested-caps says
+//! processor      what L1 finds, as `capabilities`
+//! offered        what L2 reads there, as `capabilities`; its fields are those that its VMREAD takes
+//! ```
+//!
+//! With `--diff` it is another one:
 //!
 //! ```text
 //! sides          the two names
@@ -42,6 +50,7 @@ mod capabilities;
 mod control_registers;
 mod difference;
 mod fields;
+mod nested;
 pub(super) mod probe;
 mod report;
 mod rows;
@@ -62,6 +71,7 @@ use crate::machine::kvm;
 use bochs::BochsProblem;
 use capabilities::CapabilityReport;
 use difference::Difference;
+use nested::NestedReport;
 use report::{Machine, Report};
 
 /// Why there is no report.
@@ -92,6 +102,14 @@ pub enum DoctorError {
         /// What is wrong with it.
         why: String,
     },
+    /// L1 cannot give its guest VMX there.
+    #[error("L1 cannot host a guest on {cpu}, so it gives none VMX: {problem}")]
+    NotHosted {
+        /// The model.
+        cpu: &'static str,
+        /// Why not.
+        problem: String,
+    },
     /// The user interrupted it.
     #[error("interrupted")]
     Interrupted,
@@ -113,7 +131,7 @@ impl DoctorError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Run(error) => error.exit_status(),
-            Self::Capabilities { .. } => ExitStatus::NoMachine,
+            Self::Capabilities { .. } | Self::NotHosted { .. } => ExitStatus::NoMachine,
             Self::Interrupted => ExitStatus::Interrupted,
             Self::Output(_) | Self::NoSubject(_) | Self::File { .. } => ExitStatus::Usage,
         }
@@ -132,12 +150,16 @@ pub fn doctor(arguments: &DoctorArguments, out: &mut impl Write) -> Result<ExitS
         return Ok(ExitStatus::Success);
     }
     let asked_for = arguments.cpu.as_deref().map(find_model).transpose()?;
-    if arguments.vmx {
+    if arguments.vmx || arguments.nested {
         let target = match asked_for {
             Some(model) => Target::Bochs(model),
             None => choose_machine(&automatic())?,
         };
-        print(arguments.json, &VmxReport { capabilities: subject::examine(target)? }, out)?;
+        if arguments.nested {
+            print(arguments.json, &NestedReport::new(target, arguments.nested_caps.unwrap_or_default())?, out)?;
+        } else {
+            print(arguments.json, &VmxReport { capabilities: subject::examine(target)? }, out)?;
+        }
         return Ok(ExitStatus::Success);
     }
     let report = examine_machines(asked_for)?;
@@ -177,7 +199,7 @@ fn examine_machines(asked_for: Option<&'static Model>) -> Result<Report, DoctorE
         Ok(()) => Machine::usable("kvm"),
         Err(problem) => Machine::unusable("kvm", problem.to_string(), problem.remedy()),
     };
-    let bochs = match bochs::probe(find_model(model::DEFAULT)?, REPORT_CAPABILITIES).map(|(_, problem)| problem) {
+    let bochs = match bochs::probe(find_model(model::DEFAULT)?, REPORT_CAPABILITIES, None).map(|(_, problem)| problem) {
         Ok(None) => Machine::usable("bochs"),
         Ok(Some(problem)) | Err(problem) => match problem {
             BochsProblem::Interrupted => return Err(DoctorError::Interrupted),
@@ -185,7 +207,7 @@ fn examine_machines(asked_for: Option<&'static Model>) -> Result<Report, DoctorE
         },
     };
     let capabilities = asked_for.map(|cpu| {
-        let found = bochs::probe(cpu, REPORT_CAPABILITIES).map_err(|problem| DoctorError::from_bochs(cpu.name, problem));
+        let found = bochs::probe(cpu, REPORT_CAPABILITIES, None).map_err(|problem| DoctorError::from_bochs(cpu.name, problem));
         Ok::<_, DoctorError>(CapabilityReport::new("bochs", cpu.name, &found?.0))
     });
     let machines = vec![kvm, bochs];

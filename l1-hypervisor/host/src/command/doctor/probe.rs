@@ -6,7 +6,7 @@ use l1_protocol::boot::TRACE_OFF;
 
 use crate::built_in;
 use crate::command::run::{self, RunError, Target};
-use crate::command_line::RunArguments;
+use crate::command_line::{NestedChoice, NestedProfile, RunArguments};
 use crate::loader::{self, LoadOptions};
 use crate::session::RunResult;
 use crate::session::input::Input;
@@ -24,18 +24,26 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Found {
     /// The capability MSRs: number and value.
     pub capabilities: Vec<(u32, u64)>,
+    /// The capability MSRs that L2 reads there; empty if it has no VMX, or L1 did not come so far.
+    pub offered: Vec<(u32, u64)>,
     /// The field encodings that VMREAD takes; `None` if L1 was not asked to try them, or cannot enter VMX operation.
     pub fields: Option<Vec<u32>>,
     /// Why L1 did not host its guest there, if so.
     pub problem: Option<String>,
 }
 
-/// Runs L1 on `target`; `report` is one of `l1_protocol::boot::REPORT_…`.
+/// Runs L1 on `target`; `report` is one of `l1_protocol::boot::REPORT_…`, and with `nested` the guest has VMX.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn run_guest(target: Target, report: u32) -> Result<RunResult, RunError> {
-    let arguments = RunArguments { guest: GUEST.to_owned(), memory: MEMORY, ..RunArguments::default() };
+pub fn run_guest(target: Target, report: u32, nested: Option<NestedProfile>) -> Result<RunResult, RunError> {
+    let arguments = RunArguments {
+        guest: GUEST.to_owned(),
+        memory: MEMORY,
+        nested: if nested.is_some() { NestedChoice::On } else { NestedChoice::Off },
+        nested_caps: nested,
+        ..RunArguments::default()
+    };
     let guest = built_in::find(GUEST).ok_or_else(|| RunError::NoGuest(GUEST.to_owned()))?;
     let load = LoadOptions { file_name: GUEST, memory_size: MEMORY, command_line: "", initrd: None, load_at: None };
     let loaded = loader::load(guest.elf, &load)?;

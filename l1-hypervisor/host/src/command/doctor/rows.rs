@@ -34,7 +34,8 @@ const BASIC: &str = "IA32_VMX_BASIC";
 const MISC: &str = "IA32_VMX_MISC";
 const CR0: &str = "CR0 in VMX operation";
 const CR4: &str = "CR4 in VMX operation";
-const FIELDS: &str = "VMCS fields";
+/// The group of the VMCS fields.
+pub const FIELDS: &str = "VMCS fields";
 
 impl CapabilityReport {
     /// What the capability MSRs say, from the raw values to the number of VMCS fields.

@@ -10,6 +10,7 @@ use super::capabilities::CapabilityReport;
 use super::probe::{Found, run_guest};
 use super::{DoctorError, bochs};
 use crate::command::run::{Target, find_model};
+use crate::command_line::NestedProfile;
 use crate::machine::bochs::model;
 use crate::machine::kvm;
 use crate::session::{Ending, report};
@@ -62,22 +63,32 @@ pub fn report_on(name: &str) -> Result<CapabilityReport, DoctorError> {
 /// [`DoctorError`].
 pub fn examine(target: Target) -> Result<CapabilityReport, DoctorError> {
     let (machine, cpu) = target.names();
-    let found = match target {
-        Target::Bochs(model) => bochs::probe(model, REPORT_FIELDS).map_err(|problem| DoctorError::from_bochs(cpu, problem))?.0,
-        Target::Kvm => on_kvm()?,
-    };
-    Ok(CapabilityReport::new(machine, cpu, &found))
+    Ok(CapabilityReport::new(machine, cpu, &find(target, None)?))
+}
+
+/// What L1 finds on a machine's processor, and with `nested` what it gives its guest.
+///
+/// # Errors
+/// [`DoctorError`].
+pub fn find(target: Target, nested: Option<NestedProfile>) -> Result<Found, DoctorError> {
+    match target {
+        Target::Bochs(model) => {
+            let found = bochs::probe(model, REPORT_FIELDS, nested);
+            Ok(found.map_err(|problem| DoctorError::from_bochs(target.names().1, problem))?.0)
+        }
+        Target::Kvm => on_kvm(nested),
+    }
 }
 
 /// What L1 finds in a KVM guest. A KVM that only lacks a control is asked too: that is what a report is for.
-fn on_kvm() -> Result<Found, DoctorError> {
+fn on_kvm(nested: Option<NestedProfile>) -> Result<Found, DoctorError> {
     match kvm::check() {
         Ok(()) | Err(kvm::KvmProblem::Control(_)) => {}
         Err(problem) => {
             return Err(DoctorError::Capabilities { cpu: "kvm", problem: problem.to_string(), remedy: problem.remedy() });
         }
     }
-    let result = run_guest(Target::Kvm, REPORT_FIELDS)?;
+    let result = run_guest(Target::Kvm, REPORT_FIELDS, nested)?;
     if result.ending == Ending::Interrupted {
         return Err(DoctorError::Interrupted);
     }
@@ -86,7 +97,7 @@ fn on_kvm() -> Result<Found, DoctorError> {
         Some(problem) if result.capabilities.is_empty() => {
             Err(DoctorError::Capabilities { cpu: "kvm", problem, remedy: "see the message" })
         }
-        problem => Ok(Found { capabilities: result.capabilities, fields: result.fields, problem }),
+        problem => Ok(Found { capabilities: result.capabilities, offered: result.offered, fields: result.fields, problem }),
     }
 }
 
@@ -104,7 +115,7 @@ fn parse(bytes: &[u8]) -> Result<CapabilityReport, String> {
         let encodings = fields.answering.iter();
         encodings.map(|text| u32::try_from(number(text)?).map_err(|_| format!("{text} is no encoding"))).collect()
     });
-    let found = Found { capabilities, fields: fields.transpose()?, problem: saved.reason };
+    let found = Found { capabilities, offered: Vec::new(), fields: fields.transpose()?, problem: saved.reason };
     Ok(CapabilityReport::new(&saved.machine, &saved.cpu, &found))
 }
 
@@ -120,7 +131,12 @@ mod tests {
     #[test]
     fn a_saved_report_reads_back_as_it_was() {
         let msrs = (0x480..=0x48a).map(|number| (number, if number == 0x480 { 0x0058_1000_0000_002b } else { 0 })).collect();
-        let found = Found { capabilities: msrs, fields: Some(vec![0x0800, 0x681e, 0x7ffe]), problem: Some("no EPT".to_owned()) };
+        let found = Found {
+            capabilities: msrs,
+            offered: Vec::new(),
+            fields: Some(vec![0x0800, 0x681e, 0x7ffe]),
+            problem: Some("no EPT".to_owned()),
+        };
         let report = CapabilityReport::new("bochs", "penryn", &found);
         let json = serde_json::json!({ "capabilities": report });
         let again = parse(json.to_string().as_bytes()).expect("what was saved is valid");

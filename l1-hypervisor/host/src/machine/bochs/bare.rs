@@ -21,13 +21,15 @@ use crate::loader::{GuestFormat, LoadedGuest};
 use crate::machine::MemoryImage;
 
 /// Where the page tables for the start lie. The guest's memory, .bss included, ends below.
-pub const PAGE_TABLES: u64 = 16 << 20;
+pub(super) const PAGE_TABLES: u64 = 16 << 20;
 /// Where the first instructions lie.
 const CODE: u64 = PAGE_TABLES + BOOT_PAGE_TABLE_PAGES * PAGE_SIZE;
 /// Where the first instructions find what to do: [`handover_words`].
-pub const HANDOVER: u64 = CODE + PAGE_SIZE;
+pub(super) const HANDOVER: u64 = CODE + PAGE_SIZE;
 /// Where the guest's low memory is copied from.
 const LOW_MEMORY: u64 = HANDOVER + PAGE_SIZE;
+/// What Bochs says in its log when a triple fault ends it.
+pub const TRIPLE_FAULT: &str = "exception with no resolution";
 /// The least memory a machine can have, in bytes.
 const MEMORY_MINIMUM: u64 = 32 << 20;
 
@@ -67,6 +69,10 @@ global_asm!(
     "add $24, %rdx",
     "jmp 2b",
     "3:",
+    // The caches are on, as L1 has them: CD and NW are 1 after reset.
+    "mov %cr0, %rax",
+    "and $0x9fffffff, %eax",
+    "mov %rax, %cr0",
     "lgdt 6(%rbx)",
     "mov 16(%rbx), %rax",
     "mov %rax, %cr3",

@@ -26,6 +26,8 @@ pub const INSTRUCTIONS_PER_SECOND: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct BochsMachine {
     process: Process,
+    /// Whether there is an L1 that can be asked to stop.
+    has_l1: bool,
 }
 
 impl BochsMachine {
@@ -34,14 +36,20 @@ impl BochsMachine {
     /// # Errors
     /// [`MachineError`].
     pub fn start(model: &Model, image: MemoryImage) -> Result<Self, MachineError> {
-        Self::start_at(model, image, BOOT_PAGE_TABLES, BOOT_INFORMATION)
+        let process = Self::start_at(model, image, BOOT_PAGE_TABLES, BOOT_INFORMATION)?;
+        Ok(Self { process, has_l1: true })
     }
 
-    /// As [`Self::start`], with the page tables at `page_tables` and with `argument` in RDI: for [`bare`].
+    /// Starts a machine without L1, with what [`bare::prepare`] gave.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub fn start_at(model: &Model, image: MemoryImage, page_tables: u64, argument: u64) -> Result<Self, MachineError> {
+    pub fn start_bare(model: &Model, image: MemoryImage) -> Result<Self, MachineError> {
+        let process = Self::start_at(model, image, bare::PAGE_TABLES, bare::HANDOVER)?;
+        Ok(Self { process, has_l1: false })
+    }
+
+    fn start_at(model: &Model, image: MemoryImage, page_tables: u64, argument: u64) -> Result<Process, MachineError> {
         let end = image.pieces.iter().map(|(address, bytes)| address + bytes.len() as u64).max().unwrap_or(RAM_IMAGE_BASE);
         let rom = reset_rom::build(Start {
             image_start: RAM_IMAGE_BASE as u32,
@@ -50,7 +58,7 @@ impl BochsMachine {
             argument: argument as u32,
             page_tables: Some(page_tables as u32),
         });
-        let process = Process::start(&Configuration {
+        Ok(Process::start(&Configuration {
             cpu_model: model.bochs,
             instructions_per_second: INSTRUCTIONS_PER_SECOND,
             memory: image.memory_size >> 20,
@@ -58,8 +66,7 @@ impl BochsMachine {
             ram_image_address: RAM_IMAGE_BASE,
             ram_image: image.pieces.into_iter().map(|(address, bytes)| (address - RAM_IMAGE_BASE, bytes)).collect(),
             serial: true,
-        })?;
-        Ok(Self { process })
+        })?)
     }
 }
 
@@ -84,6 +91,10 @@ impl RunningMachine for BochsMachine {
     }
 
     fn request_stop(&mut self) -> Result<(), MachineError> {
+        if !self.has_l1 {
+            self.process.end();
+            return Ok(());
+        }
         self.process.write_serial(&[ESCAPE, ESCAPE_STOP]).map_err(MachineError::system("write to Bochs's serial line"))?;
         Ok(())
     }

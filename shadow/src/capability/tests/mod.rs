@@ -1,5 +1,7 @@
 //! What L2 sees, from real processors and from capability MSRs that make no sense.
 
+mod document;
+
 use std::format;
 use std::vec::Vec;
 
