@@ -70,6 +70,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     switch(vcpu, vmcs13(slot));
     nested.regions.prepare(slot, &mut vcpu.platform, &vcpu.controls);
     merge::merge(vmcs23, &outer, &inherited, &mut vcpu.platform);
+    load_pdptes(vmcs23, &mut vcpu.memory, &mut vcpu.platform);
     let (primary, secondary) = (primary_controls(vmcs23), secondary_controls(vmcs23));
     let pointer = if secondary.contains(Secondary::ENABLE_EPT) {
         nested.composition.pointer(vmcs23.get(Field::EPT_POINTER))
@@ -118,6 +119,25 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
 /// Whether the entry loads MSRs: what stands in the list may have changed without L1 having seen it.
 fn has_msr_lists(vmcs23: &Vmcs23) -> bool {
     vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0
+}
+
+/// Without EPT23 an entry with PAE paging takes the PDPTEs from memory (SDM 3C 26.3.2.4 "Loading Page-Directory-Pointer-Table
+/// Entries"); with EPT13, which there always is, from the fields of vmcs13.
+fn load_pdptes<P: Platform>(vmcs23: &mut Vmcs23, memory: &mut GuestMemory<'_>, platform: &mut P) {
+    const CR0_PG: u64 = 1 << 31;
+    const CR4_PAE: u64 = 1 << 5;
+    const FIELDS: [Field; 4] = [Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3];
+    let long_mode = Entry::from_bits_retain(vmcs23.get_u32(Field::VM_ENTRY_CONTROLS)).contains(Entry::IA_32E_MODE_GUEST);
+    let pae = vmcs23.get(Field::GUEST_CR0) & CR0_PG != 0 && vmcs23.get(Field::GUEST_CR4) & CR4_PAE != 0 && !long_mode;
+    if !pae || secondary_controls(vmcs23).contains(Secondary::ENABLE_EPT) {
+        return;
+    }
+    let table = vmcs23.get(Field::GUEST_CR3) & 0xffff_ffe0;
+    for (address, field) in (table..).step_by(8).zip(FIELDS) {
+        platform.write(field, memory.read_u64(GuestPhysical(address)));
+    }
+    // vmcs13 no longer holds what vmcs23 does.
+    vmcs23.changed = vmcs23.changed.union(&FieldSet::of(&FIELDS));
 }
 
 /// When L2's VMX-preemption timer expires (SDM 3C 25.5.1 "VMX-Preemption Timer").
