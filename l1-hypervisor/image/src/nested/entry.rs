@@ -25,6 +25,7 @@ use crate::guest_paging::is_canonical;
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
 use crate::verdict;
+use crate::vmcs12::{CR0_CD, CR0_NW};
 
 /// Blocking by MOV SS, in the interruptibility state.
 const MOV_SS_BLOCKING: u64 = 1 << 1;
@@ -61,6 +62,10 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     }
     let Some(vmcs23) = nested.operation.current() else { return Err(Reply::FailInvalid) };
     vmcs23.unchecked = FieldSet::EMPTY;
+    if vmcs23.changed.contains(Field::GUEST_CR0) {
+        vcpu.platform.make_current(Region::Vmcs12);
+        keep_caching(vmcs23, vcpu.seen_cr0());
+    }
     let inherited = if merge::inherits(vmcs23) {
         vcpu.platform.make_current(Region::Vmcs12);
         inherited(vcpu)
@@ -119,6 +124,13 @@ fn holds_still(vmcs23: &Vmcs23, free: &FieldSet) -> bool {
 /// Whether the entry loads MSRs: what stands in the list may have changed without L1 having seen it.
 fn has_msr_lists(vmcs23: &Vmcs23) -> bool {
     vmcs23.get(Field::VM_ENTRY_MSR_LOAD_COUNT) != 0
+}
+
+/// VM entry loads neither CD nor NW: L3 goes on with L2's (SDM 3C 26.3.2.1 "Loading Guest Control Registers, Debug Registers,
+/// and MSRs"), and an exit saves what L3 has.
+fn keep_caching(vmcs23: &mut Vmcs23, cr0: u64) {
+    const KEPT: u64 = CR0_CD | CR0_NW;
+    vmcs23.record(Field::GUEST_CR0, vmcs23.get(Field::GUEST_CR0) & !KEPT | cr0 & KEPT);
 }
 
 /// Without EPT23 an entry with PAE paging takes the PDPTEs from memory (SDM 3C 26.3.2.4 "Loading Page-Directory-Pointer-Table
