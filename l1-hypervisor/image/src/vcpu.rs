@@ -13,7 +13,8 @@ use l1_protocol::end::EndReason;
 use vmcs::capability::{AllowedSettings, Capabilities};
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::event::{
-    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, external_interrupt_allowed, reinjection,
+    ActivityState, EventType, Injection, Interruptibility, InterruptionInformation, Vector, external_interrupt_allowed,
+    reinjection,
 };
 use vmcs::field::Field;
 
@@ -348,8 +349,21 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             Combined::Deliver(injection) => injection,
             Combined::TripleFault => return Err(End { reason: EndReason::TripleFault, value: 0, text: EndText::Words("") }),
         };
+        self.note_fault(injection.information);
         self.next_injection = Some(injection);
         Ok(())
+    }
+
+    /// A fault leaves RF set in the RFLAGS that it pushes, or that an exit for it saves, unless it is a debug exception
+    /// (SDM 3B 18.3.1.1 "Instruction-Breakpoint Exception Condition"); an injected event pushes RFLAGS as they are.
+    pub(crate) fn note_fault(&mut self, information: InterruptionInformation) {
+        let vector = information.vector();
+        let is_fault =
+            information.event_type() == EventType::HARDWARE_EXCEPTION && !matches!(vector, Vector::DB | Vector::DF | Vector::MC);
+        if is_fault {
+            let rflags = self.platform.read(Field::GUEST_RFLAGS);
+            self.platform.write(Field::GUEST_RFLAGS, rflags | RFLAGS_RF);
+        }
     }
 
     /// The guest can take interrupts now: no more exits for that.
