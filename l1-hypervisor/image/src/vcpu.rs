@@ -268,14 +268,14 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     ///
     /// Blocking by STI or MOV SS is left as it is, one instruction too long, unless that could be noticed: by an
     /// interrupt that waits (`sti; out; cli` must let it in) or a single-step trap. An interrupt that comes later comes
-    /// when it comes, and it saves a VMREAD at every exit.
+    /// when it comes, and it saves a VMREAD at every exit. L3's blocking L2 can see.
     #[inline(always)]
     pub fn finish_at(&mut self, old: u64, new: u64) {
         // Outside 64-bit mode EIP wraps at 4 GiB; below that nobody needs to know the mode.
         let new = if (old ^ new) >> 32 != 0 && !self.is_64_bit_code() { new & 0xffff_ffff } else { new };
         self.platform.write(Field::GUEST_RIP, new);
         let rflags = self.platform.read(Field::GUEST_RFLAGS);
-        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.devices.interrupt_pending() {
+        if rflags & (RFLAGS_TF | RFLAGS_RF) != 0 || self.runs_l3 || self.devices.interrupt_pending() {
             self.finish_with_flags(rflags);
         }
     }
