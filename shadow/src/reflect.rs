@@ -233,12 +233,19 @@ fn exception(vmcs23: &Vmcs23, facts: &mut impl Facts) -> bool {
         let pin = vmcs::controls::PinBased::from_bits_retain(vmcs23.get_u32(Field::PIN_BASED_VM_EXECUTION_CONTROLS));
         return pin.contains(vmcs::controls::PinBased::NMI_EXITING);
     }
-    let bit = vmcs23.get_u32(Field::EXCEPTION_BITMAP) >> (information.vector() & 31) & 1 != 0;
-    if information.vector() != Vector::PF {
+    exception_exits(vmcs23, information.vector(), || facts.error_code())
+}
+
+/// Whether L2 wants an exit for an exception of L3 (SDM 3C 24.6.3 "Exception Bitmap"). The error code is asked for with page
+/// faults only.
+#[must_use]
+pub fn exception_exits(vmcs23: &Vmcs23, vector: u8, error_code: impl FnOnce() -> u32) -> bool {
+    let bit = vmcs23.get_u32(Field::EXCEPTION_BITMAP) >> (vector & 31) & 1 != 0;
+    if vector != Vector::PF {
         return bit;
     }
     let mask = vmcs23.get_u32(Field::PAGE_FAULT_ERROR_CODE_MASK);
-    let matches = facts.error_code() & mask == vmcs23.get_u32(Field::PAGE_FAULT_ERROR_CODE_MATCH);
+    let matches = error_code() & mask == vmcs23.get_u32(Field::PAGE_FAULT_ERROR_CODE_MATCH);
     bit == matches
 }
 

@@ -56,7 +56,9 @@ pub trait Platform: VmcsAccess {
     fn time_stamp_counter(&mut self) -> u64;
     /// Sets XCR0, which L1 leaves to the guest. The value is one that the processor takes.
     fn set_extended_control(&mut self, value: u64);
-    /// Sets CR2, which L1 leaves to the guest.
+    /// Reads CR2, which L1 leaves to the guest.
+    fn cr2(&mut self) -> u64;
+    /// Sets CR2.
     fn set_cr2(&mut self, value: u64);
     /// Reads DR0 to DR3 or DR6, which L1 leaves to the guest.
     fn debug_register(&mut self, number: DebugRegister) -> u64;

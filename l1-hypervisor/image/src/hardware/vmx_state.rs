@@ -237,6 +237,10 @@ impl Platform for CurrentVmcs {
         unsafe { processor::set_extended_control(value) };
     }
 
+    fn cr2(&mut self) -> u64 {
+        processor::read_cr2()
+    }
+
     fn set_cr2(&mut self, value: u64) {
         processor::write_cr2(value);
     }

@@ -4,9 +4,9 @@ use shadow::ept::{Access, Fault, Outcome};
 use shadow::exit::{
     ExitInformation, HostState, Kept, load_frequent_host_state, load_host_state, pin_based, save_guest_state, segments_are_loaded,
 };
-use shadow::reflect::{Decision, Facts, decide, secondary_controls};
+use shadow::reflect::{Decision, Facts, decide, exception_exits, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
-use vmcs::event::{EventType, InterruptionInformation};
+use vmcs::event::{EventType, Injection, InterruptionInformation, Vector};
 use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
@@ -41,8 +41,46 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
     match decided {
         Some(Some(action)) => action,
         // L1's own handlers work on the VMCS that is current, which is L3's.
-        Some(None) | None => dispatch::handle(vcpu, exit),
+        Some(None) | None => {
+            let cr2 = vcpu.platform.cr2();
+            match dispatch::handle(vcpu, exit) {
+                Action::Inject(injection) => raised(vcpu, exit, injection, cr2),
+                action => action,
+            }
+        }
     }
+}
+
+/// What L1 did for L3 ended in an exception. L2 gets it as an exit if its exception bitmap says so (SDM 3C 25.2 "Other Causes
+/// of VM Exits"); a page fault then leaves CR2 as it was and has its address in the qualification (27.2.1 "Basic VM-Exit
+/// Information").
+#[cold]
+fn raised<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, injection: Injection, cr2: u64) -> Action {
+    let (information, error_code) = (injection.information, injection.error_code.unwrap_or(0));
+    let wanted = with(vcpu, |_, nested| {
+        information.event_type() == EventType::HARDWARE_EXCEPTION
+            && nested.operation.current().is_some_and(|vmcs23| exception_exits(vmcs23, information.vector(), || error_code))
+    });
+    if wanted != Some(true) {
+        return Action::Inject(injection);
+    }
+    let mut exited = ExitInformation {
+        reason: Reason::EXCEPTION_OR_NMI.0.into(),
+        interruption: information.0,
+        error_code,
+        idt_vectoring: exit.idt_vectoring(&mut vcpu.platform),
+        ..ExitInformation::default()
+    };
+    if InterruptionInformation(exited.idt_vectoring).has_error_code() {
+        exited.idt_vectoring_error_code = vcpu.platform.read(Field::IDT_VECTORING_ERROR_CODE) as u32;
+    }
+    if information.vector() == Vector::PF {
+        exited.qualification = vcpu.platform.cr2();
+        vcpu.platform.set_cr2(cr2);
+    }
+    vcpu.note_fault(information);
+    with(vcpu, |vcpu, nested| leave(vcpu, nested, &exited));
+    Action::Reflect
 }
 
 fn decide_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, exit: &mut Exit) -> Decision {

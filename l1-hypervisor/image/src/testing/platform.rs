@@ -221,6 +221,10 @@ impl Platform for TestPlatform {
         self.extended_control = value;
     }
 
+    fn cr2(&mut self) -> u64 {
+        self.cr2
+    }
+
     fn set_cr2(&mut self, value: u64) {
         self.cr2 = value;
     }
