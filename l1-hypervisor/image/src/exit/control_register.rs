@@ -2,6 +2,7 @@
 //! these exits.
 
 use vmcs::capability::Capabilities;
+use vmcs::controls::SecondaryProcessorBased;
 use vmcs::field::Field;
 
 use super::Action;
@@ -95,7 +96,10 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     let value = value & CR0_DEFINED | CR0_ET;
-    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value) {
+    // With "unrestricted guest" VMX non-root operation leaves PE and PG free (SDM 3C 25.3 "Changes to Instruction Behavior
+    // in VMX Non-Root Operation"); vmcs13 has the control only if L2 has set it.
+    let free = if vcpu.runs_l3 && is_unrestricted(vcpu) { CR0_PE | CR0_PG } else { 0 };
+    if !vcpu.vmx_operation_accepts(Capabilities::cr0_fixed, value | free) {
         return Action::GENERAL_PROTECTION;
     }
     let paging_starts = value & CR0_PG != 0 && old & CR0_PG == 0;
@@ -123,6 +127,11 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         vcpu.platform.invalidate_translations();
     }
     Action::Complete
+}
+
+fn is_unrestricted<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> bool {
+    let controls = vcpu.platform.read(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS) as u32;
+    SecondaryProcessorBased::from_bits_retain(controls).contains(SecondaryProcessorBased::UNRESTRICTED_GUEST)
 }
 
 fn set_long_mode_active<P: Platform>(vcpu: &mut Vcpu<'_, P>, efer: u64, active: bool) {
