@@ -8,6 +8,7 @@ use vmcs::field::Field;
 use super::Action;
 use super::information::Exit;
 use crate::guest_memory::GuestPhysical;
+use crate::nested;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::vmcs12::{
@@ -83,7 +84,10 @@ pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
 }
 
 fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let old = vcpu.seen_cr0();
+    let (mask, kept) = nested::kept_from_l3(vcpu, Field::CR0_GUEST_HOST_MASK, Field::GUEST_CR0);
+    let really = |seen: u64| seen & !mask | kept & mask;
+    let seen = vcpu.seen_cr0();
+    let (value, old) = (really(value), really(seen));
     let cr4 = vcpu.platform.read(Field::GUEST_CR4);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     // Reserved bits among 31:0 are ignored, those above raise #GP (SDM 3A 2.5).
@@ -122,7 +126,7 @@ fn write_cr0<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         set_long_mode_active(vcpu, efer, false);
     }
     vcpu.platform.write(Field::GUEST_CR0, real_cr0(&vcpu.capabilities, value));
-    vcpu.platform.write(Field::CR0_READ_SHADOW, value);
+    vcpu.platform.write(Field::CR0_READ_SHADOW, value & !mask | seen & mask);
     if (value ^ old) & (CR0_PG | CR0_PE | CR0_WP) != 0 {
         vcpu.platform.invalidate_translations();
     }
@@ -163,8 +167,10 @@ fn write_cr3<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
 }
 
 fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
-    let mask = vcpu.platform.read(Field::CR4_GUEST_HOST_MASK);
-    let old = vcpu.platform.read(Field::GUEST_CR4) & !mask | vcpu.platform.read(Field::CR4_READ_SHADOW) & mask;
+    let (mask, kept) = nested::kept_from_l3(vcpu, Field::CR4_GUEST_HOST_MASK, Field::GUEST_CR4);
+    let really = |seen: u64| seen & !mask | kept & mask;
+    let seen = vcpu.seen_cr4();
+    let (value, old) = (really(value), really(seen));
     let cr0 = vcpu.platform.read(Field::GUEST_CR0);
     let efer = vcpu.platform.read(Field::GUEST_IA32_EFER);
     let cr3 = vcpu.platform.read(Field::GUEST_CR3);
@@ -183,7 +189,7 @@ fn write_cr4<P: Platform>(vcpu: &mut Vcpu<'_, P>, value: u64) -> Action {
         return Action::GENERAL_PROTECTION;
     }
     vcpu.platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, value));
-    vcpu.platform.write(Field::CR4_READ_SHADOW, value);
+    vcpu.platform.write(Field::CR4_READ_SHADOW, value & !mask | seen & mask);
     if (value ^ old) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP | CR4_PCIDE) != 0 {
         vcpu.platform.invalidate_translations();
     }

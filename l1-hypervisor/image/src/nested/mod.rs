@@ -153,6 +153,16 @@ pub fn with<P: Platform, T>(vcpu: &mut Vcpu<'_, P>, work: impl FnOnce(&mut Vcpu<
     Some(result)
 }
 
+/// The bits of a control register that L2 keeps from L3, and the values that they really have; none while L2 runs. L3 sees and
+/// writes them as the read shadow has them (SDM 3C 24.6.6 "Guest/Host Masks and Read Shadows for CR0 and CR4").
+pub fn kept_from_l3<P: Platform>(vcpu: &mut Vcpu<'_, P>, mask: Field, value: Field) -> (u64, u64) {
+    if !vcpu.runs_l3 {
+        return (0, 0);
+    }
+    let kept = with(vcpu, |_, nested| nested.operation.current().map(|vmcs23| (vmcs23.get(mask), vmcs23.get(value))));
+    kept.flatten().unwrap_or((0, 0))
+}
+
 /// Makes a VMCS current and sets its preemption timer to what is left.
 fn switch<P: Platform>(vcpu: &mut Vcpu<'_, P>, region: Region) {
     vcpu.platform.make_current(region);
