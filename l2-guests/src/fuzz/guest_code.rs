@@ -29,6 +29,8 @@ pub enum Operands {
     Msr,
     /// DX is a port.
     Port,
+    /// Likewise, and RSI and RDI are addresses.
+    String,
     /// RAX is anything.
     Any,
     /// It may leave L3 in the HLT state.
@@ -54,8 +56,8 @@ pub const SNIPPETS: &[Snippet] = &[
     ("OUT DX, eAX", &[0xef], Operands::Port),
     ("IN AL, DX", &[0xec], Operands::Port),
     ("IN eAX, DX", &[0xed], Operands::Port),
-    ("OUTSB", &[0x6e], Operands::Port),
-    ("INSB", &[0x6c], Operands::Port),
+    ("OUTSB", &[0x6e], Operands::String),
+    ("INSB", &[0x6c], Operands::String),
     ("MOV CR0, RAX", &[0x0f, 0x22, 0xc0], Operands::Control(0)),
     ("MOV RAX, CR0", &[0x0f, 0x20, 0xc0], Operands::None),
     ("MOV CR3, RAX", &[0x0f, 0x22, 0xd8], Operands::Control(3)),

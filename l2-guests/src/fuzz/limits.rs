@@ -10,6 +10,7 @@ use vmcs::field::Field;
 use super::scene::Scene;
 use super::vmcs_access::{get, set};
 use crate::control::cr0;
+use crate::vmx::instruction as vmx;
 use crate::vmx::region::PAGE;
 use crate::vmx::world_switch;
 
@@ -67,7 +68,18 @@ fn addresses(scene: &Scene) {
     for field in [Field::IO_BITMAP_A, Field::IO_BITMAP_B, Field::MSR_BITMAP] {
         change(field, |value| if known(value) || value % PAGE != 0 { value } else { scene.scratch });
     }
-    change(Field::GUEST_CR3, |value| if known(value) { value } else { scene.paging.root() | value & (PAGE - 1) });
+    let ept = has_secondary(Secondary::ENABLE_EPT);
+    if scene.back(ept) {
+        invalidate();
+    }
+    // Without EPT page tables that do not exist are the machine's business.
+    change(Field::GUEST_CR3, |value| {
+        if known(value) && (ept || value >> 32 == 0 || value >= TOO_WIDE) {
+            value
+        } else {
+            scene.paging.root() | value & (PAGE - 1)
+        }
+    });
 }
 
 /// L2 goes on behind its VMLAUNCH or VMRESUME, or the entry is refused.
@@ -178,9 +190,15 @@ fn events() {
     }
 }
 
+/// What is cached of the tables may be used or not, so nothing may be.
+#[expect(unsafe_code, reason = "INVEPT and INVVPID")]
+pub fn invalidate() {
+    // SAFETY: forgets what is cached.
+    let _ = unsafe { (vmx::invept(2, [0; 2]), vmx::invvpid(2, [0; 2])) };
+}
+
 /// Whether the current VMCS has this secondary control, with the secondary controls activated.
-#[must_use]
-pub fn has_secondary(control: Secondary) -> bool {
+fn has_secondary(control: Secondary) -> bool {
     let active = u64::from(Primary::ACTIVATE_SECONDARY_CONTROLS.bits());
     read(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS) & active != 0
         && read(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS) & u64::from(control.bits()) != 0

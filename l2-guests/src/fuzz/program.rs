@@ -227,7 +227,7 @@ impl Program<'_> {
         self.trace.line(format_args!("all fields for {mode:?}"));
         self.scene.write_tables();
         state::write(self.scene, mode);
-        self.invalidate();
+        limits::invalidate();
         self.choose_instruction();
     }
 
@@ -250,13 +250,7 @@ impl Program<'_> {
         self.scene.write_tables();
         let (entry, value) = mutation::tables(&mut self.random, self.scene);
         self.trace.line(format_args!("entry at {entry:#x}: {value:#x}"));
-        self.invalidate();
-    }
-
-    /// What is cached of the tables may be used or not, so nothing may be.
-    fn invalidate(&mut self) {
-        // SAFETY: forgets what is cached.
-        let _ = unsafe { (vmx::invept(2, [0; 2]), vmx::invvpid(2, [0; 2])) };
+        limits::invalidate();
     }
 
     fn invept(&mut self) {
@@ -343,8 +337,14 @@ impl Program<'_> {
                 let list = [mode.code(scene, SPACING), mode.data(scene, 0xff0), NOT_PRESENT, 1 << 63];
                 registers.rax = random.pick(&list);
             }
-            Operands::Control(0) => registers.rax = flip(random, get(Field::GUEST_CR0).unwrap_or(0), 0xe005_003f),
-            Operands::Control(4) => registers.rax = flip(random, get(Field::GUEST_CR4).unwrap_or(0), CR4_BITS),
+            Operands::Control(0) => {
+                let seen = seen(Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW);
+                registers.rax = flip(random, seen, 0xe005_003f);
+            }
+            Operands::Control(4) => {
+                let seen = seen(Field::GUEST_CR4, Field::CR4_GUEST_HOST_MASK, Field::CR4_READ_SHADOW);
+                registers.rax = flip(random, seen, CR4_BITS);
+            }
             Operands::Control(3) => {
                 registers.rax = flip(random, get(Field::GUEST_CR3).unwrap_or(0), 3 << 3 | TOO_WIDE | 1 << 63);
             }
@@ -356,13 +356,25 @@ impl Program<'_> {
                 registers.rax = value;
                 registers.rdx = random.pick(&[0, 0, 0, 0x0007_0406, 0x8000_0000, 0xffff_ffff]);
             }
-            Operands::Port => registers.rdx = random.pick(PORTS).into(),
+            Operands::Port | Operands::String => registers.rdx = random.pick(PORTS).into(),
             Operands::None | Operands::Any | Operands::Halt => {}
         }
         // SAFETY: the page is for L3's registers, and aligned; nothing refers to it while L3 does not run.
         unsafe { ptr::with_exposed_provenance_mut::<Registers>(scene.registers as usize).write_volatile(registers) };
-        set(Field::GUEST_RIP, mode.code(scene, number * SPACING));
+        if operands == Operands::String {
+            self.intercept_io();
+        }
+        set(Field::GUEST_RIP, mode.code(self.scene, number * SPACING));
         self.trace.line(format_args!("L3 is to execute {name} with RAX {:#x}", registers.rax));
+    }
+
+    /// An INS or OUTS that L2 does not intercept L1 emulates for L3, and does so in L2's memory instead of through EPT23: not
+    /// fuzzed until it does.
+    fn intercept_io(&self) {
+        use vmcs::controls::PrimaryProcessorBased as Primary;
+        let field = Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS;
+        let controls = get(field).unwrap_or(0) & !u64::from(Primary::USE_IO_BITMAPS.bits());
+        set(field, controls | u64::from(Primary::UNCONDITIONAL_IO_EXITING.bits()));
     }
 
     fn skip_instruction(&mut self) {
@@ -414,6 +426,12 @@ impl Program<'_> {
         let answer = unsafe { vmx_attempt!("mov ss, {ss:e}", "vmlaunch"; ss = in(reg) 0x18) };
         self.trace.line(format_args!("VMLAUNCH behind MOV SS: {answer}"));
     }
+}
+
+/// A control register as L3 reads it.
+fn seen(value: Field, mask: Field, shadow: Field) -> u64 {
+    let [value, mask, shadow] = [value, mask, shadow].map(|field| get(field).unwrap_or(0));
+    value & !mask | shadow & mask
 }
 
 /// An encoding that is no field's, if there is one nearby.

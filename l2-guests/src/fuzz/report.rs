@@ -7,6 +7,7 @@ use vmcs::event::InterruptionInformation;
 use vmcs::exit_reason::{BasicExitReason, ExitReason, InstructionFormat, QualificationFormat, When};
 use vmcs::field::{Field, Kind};
 use vmcs::instruction_information::InstructionInformation;
+use vmcs::qualification::IoInstruction;
 
 use super::scene::Scene;
 use super::table;
@@ -67,21 +68,32 @@ impl ExitFields {
             qualification =
                 row.defined_qualification(read(Field::EXIT_QUALIFICATION), InstructionInformation(information as u32));
         }
-        let interruption = InterruptionInformation(read(Field::VM_EXIT_INTERRUPTION_INFORMATION) as u32);
-        let vectoring = InterruptionInformation(read(Field::IDT_VECTORING_INFORMATION) as u32);
+        // "error-code-in-real-mode": there Bochs says that there is one.
+        let real_mode = read(Field::GUEST_CR0) & control::cr0::PE == 0;
+        let ignored = if real_mode { InterruptionInformation::ERROR_CODE_VALID } else { 0 };
+        let interruption = InterruptionInformation(read(Field::VM_EXIT_INTERRUPTION_INFORMATION) as u32 & !ignored);
+        let vectoring = InterruptionInformation(read(Field::IDT_VECTORING_INFORMATION) as u32 & !ignored);
         let holds = |when: When| when.holds(qualification, interruption, vectoring);
         let by_event = matches!(reason.basic(), BasicExitReason::EXCEPTION_OR_NMI | BasicExitReason::EXTERNAL_INTERRUPT);
+        // An I/O instruction has an instruction information only if it is INS or OUTS.
+        let defined = row.instruction_information != InstructionFormat::Undefined
+            && (reason.basic() != BasicExitReason::IO_INSTRUCTION || IoInstruction(qualification).is_string());
         let rows = [
             (Field::VM_EXIT_INTERRUPTION_INFORMATION, by_event),
             (Field::VM_EXIT_INTERRUPTION_ERROR_CODE, by_event && interruption.is_valid() && interruption.has_error_code()),
             (Field::IDT_VECTORING_INFORMATION, row.instruction_length != When::Always),
             (Field::IDT_VECTORING_ERROR_CODE, vectoring.is_valid() && vectoring.has_error_code()),
             (Field::VM_EXIT_INSTRUCTION_LENGTH, holds(row.instruction_length)),
-            (Field::VM_EXIT_INSTRUCTION_INFORMATION, row.instruction_information != InstructionFormat::Undefined),
+            (Field::VM_EXIT_INSTRUCTION_INFORMATION, defined),
             (Field::GUEST_LINEAR_ADDRESS, holds(row.guest_linear_address)),
             (Field::GUEST_PHYSICAL_ADDRESS, holds(row.guest_physical_address)),
         ];
-        Self { qualification, rest: rows.map(|(field, defined)| defined.then(|| (field, read(field)))) }
+        let value = |field| match field {
+            Field::VM_EXIT_INTERRUPTION_INFORMATION => interruption.0.into(),
+            Field::IDT_VECTORING_INFORMATION => vectoring.0.into(),
+            _ => read(field),
+        };
+        Self { qualification, rest: rows.map(|(field, defined)| defined.then(|| (field, value(field)))) }
     }
 }
 

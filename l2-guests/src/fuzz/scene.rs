@@ -63,6 +63,8 @@ pub struct Scene {
     pub ept: PageMap,
     pub paging: PageMap,
     pub found: Registers,
+    /// Where the entry of [`NOT_BACKED`] is.
+    not_backed: u64,
 }
 
 impl Scene {
@@ -84,8 +86,23 @@ impl Scene {
             pae: allocate(1),
             ept: PageMap::new(6, ept::ALL),
             paging: PageMap::new(8, 3),
-            found: Registers { cr0: control::read_cr0() & !(cr0::CD | cr0::NW), cr3: control::read_cr3(), cr4: control::read_cr4(), efer },
+            not_backed: 0,
+            found: Registers {
+                cr0: control::read_cr0() & !(cr0::CD | cr0::NW),
+                cr3: control::read_cr3(),
+                cr4: control::read_cr4(),
+                efer,
+            },
         }
+    }
+
+    /// [`NOT_BACKED`] is mapped by L3's page tables only if EPT stands behind them: what an access to memory that does
+    /// not exist does is the machine's business. Says whether that is new.
+    pub fn back(&self, ept: bool) -> bool {
+        let value = if ept { NOT_BACKED | PAGE_FLAGS } else { 0 };
+        let changed = region::read(self.not_backed) != value;
+        region::write(self.not_backed, value);
+        changed
     }
 
     /// Puts everything back, outside VMX operation.
@@ -131,6 +148,7 @@ impl Scene {
             self.ept.map(page, page, EPT_FLAGS);
         }
         self.paging.map(NOT_BACKED, NOT_BACKED, PAGE_FLAGS);
+        self.not_backed = self.paging.entry(NOT_BACKED, 0);
         self.ept.map(LOW_CODE, self.code, EPT_FLAGS);
         self.ept.map(LOW_DATA, self.data, EPT_FLAGS);
         self.ept.map(self.pae, self.pae, EPT_FLAGS);
