@@ -57,6 +57,11 @@ const READ_ONLY: &[Field] = &[
     Field::GUEST_LINEAR_ADDRESS,
 ];
 
+/// What an event to be injected may bring along.
+const WITH_EVENT: &[Field] = &[Field::VM_ENTRY_EXCEPTION_ERROR_CODE, Field::VM_ENTRY_INSTRUCTION_LENGTH];
+/// Bit 31 of VM_ENTRY_INTERRUPTION_INFORMATION.
+const EVENT_VALID: u64 = 1 << 31;
+
 const fn is_access_rights(field: Field) -> bool {
     field.0 >= Field::GUEST_ES_ACCESS_RIGHTS.0 && field.0 <= Field::GUEST_TR_ACCESS_RIGHTS.0
 }
@@ -73,6 +78,8 @@ struct Copied {
 pub struct Served {
     read_write: [Copied; FIELDS.len()],
     read_write_count: usize,
+    /// From here on the fields count only with an event to be injected.
+    with_event: usize,
     read_only: FieldSet,
     readable: FieldSet,
 }
@@ -86,6 +93,7 @@ impl Served {
         let mut served = Self {
             read_write: [nothing; FIELDS.len()],
             read_write_count: 0,
+            with_event: 0,
             read_only: FieldSet::EMPTY,
             readable: FieldSet::EMPTY,
         };
@@ -109,6 +117,9 @@ impl Served {
                 served.readable.insert(field);
             }
         }
+        let list = served.read_write.get_mut(..served.read_write_count).unwrap_or_default();
+        list.sort_unstable_by_key(|copied| (WITH_EVENT.contains(&copied.field), copied.row));
+        served.with_event = list.iter().take_while(|copied| !WITH_EVENT.contains(&copied.field)).count();
         served
     }
 
@@ -167,14 +178,26 @@ impl Served {
 
     /// Copies what L2 has written to the shadow VMCS, which is current, to vmcs23; says how many fields had changed. Since
     /// the last copy the other way the two can differ by L2's writes only.
+    ///
+    /// Unless `all` is asked for, the error code and the instruction length of an event are looked at only if there is an
+    /// event: until then they mean nothing, and L2 reads its own values from the shadow VMCS.
     #[inline]
-    pub fn fetch(&self, vmcs23: &mut Vmcs23, shadow_vmcs: &mut impl VmcsAccess) -> u32 {
+    pub fn fetch(&self, vmcs23: &mut Vmcs23, shadow_vmcs: &mut impl VmcsAccess, all: bool) -> u32 {
+        let (always, with_event) = self.read_write().split_at(self.with_event.min(self.read_write().len()));
         let mut count = 0;
-        for copied in self.read_write() {
+        let mut fetch = |copied: &Copied, vmcs23: &mut Vmcs23| {
             let value = shadow_vmcs.read(copied.field);
             if vmcs23.row(copied.row.into()) != value {
                 vmcs23.write_row(copied.row.into(), value);
                 count += 1;
+            }
+        };
+        for copied in always {
+            fetch(copied, vmcs23);
+        }
+        if all || vmcs23.get(Field::VM_ENTRY_INTERRUPTION_INFORMATION) & EVENT_VALID != 0 {
+            for copied in with_event {
+                fetch(copied, vmcs23);
             }
         }
         count

@@ -2,7 +2,7 @@
 //! compiler may change them.
 #![expect(unsafe_code, reason = "VMX instructions")]
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use vmcs::field::Field;
 
@@ -100,6 +100,54 @@ pub unsafe fn vmwrite(field: Field, value: u64) -> Result<(), VmxFailure> {
              options(nostack));
     }
     if failed == 0 { Ok(()) } else { Err(VmxFailure::Access) }
+}
+
+/// VMREAD of a field that must be there: a failure is a bug of L1's and ends the run. One conditional jump is all that a
+/// success costs.
+///
+/// # Safety
+/// The processor must be in VMX operation.
+#[inline(always)]
+#[must_use]
+pub unsafe fn vmread_existing(field: Field) -> u64 {
+    let value: u64;
+    // SAFETY: by this function's contract. The jump is taken only on failure, and from there execution never comes back.
+    unsafe {
+        asm!("vmread {0}, rdi", "jbe {failed}", lateout(reg) value, in("rdi") u64::from(field.0), failed = sym vmread_failed,
+             options(nomem));
+    }
+    value
+}
+
+/// VMWRITE of a field that must be there.
+///
+/// # Safety
+/// That of [`vmwrite`].
+#[inline(always)]
+pub unsafe fn vmwrite_existing(field: Field, value: u64) {
+    // SAFETY: as in `vmread_existing`.
+    unsafe {
+        asm!("vmwrite rdi, {0}", "jbe {failed}", in(reg) value, in("rdi") u64::from(field.0), failed = sym vmwrite_failed);
+    }
+}
+
+/// RDI is the field. The stack is wherever it was, and nobody needs it any more.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn vmread_failed() -> ! {
+    naked_asm!("and rsp, -16", "xor esi, esi", "call {access_failed}", access_failed = sym access_failed)
+}
+
+/// See [`vmread_failed`].
+#[unsafe(naked)]
+unsafe extern "sysv64" fn vmwrite_failed() -> ! {
+    naked_asm!("and rsp, -16", "mov esi, 1", "call {access_failed}", access_failed = sym access_failed)
+}
+
+/// L1 asks only for fields that the capabilities promise.
+#[cold]
+extern "sysv64" fn access_failed(field: u64, writes: u64) -> ! {
+    let field = Field(field as u32);
+    panic!("{} of {field} ({:#x}) failed", if writes == 0 { "VMREAD" } else { "VMWRITE" }, field.0)
 }
 
 /// INVEPT, all contexts (type 2).

@@ -149,27 +149,16 @@ impl<const NOTES: bool> VmcsAccess for CurrentVmcs<NOTES> {
         // Counting to 2^64 takes centuries; a check would cost two instructions at every access.
         self.counts.vmreads = self.counts.vmreads.wrapping_add(1);
         // SAFETY: a `CurrentVmcs` exists only in VMX operation.
-        match unsafe { vmx::vmread(field) } {
-            Ok(value) => value,
-            Err(failure) => access_failed("VMREAD", field, failure),
-        }
+        unsafe { vmx::vmread_existing(field) }
     }
 
     #[inline(always)]
     fn write(&mut self, field: Field, value: u64) {
         self.counts.vmwrites = self.counts.vmwrites.wrapping_add(1);
-        // SAFETY: a `CurrentVmcs` exists only in VMX operation. Host state and addresses are written by `vmcs12` and
-        // `start`, with values of L1, and by `oracle` under the promises of crate `l1-oracle`.
-        if let Err(failure) = unsafe { vmx::vmwrite(field, value) } {
-            access_failed("VMWRITE", field, failure);
-        }
+        // SAFETY: a `CurrentVmcs` exists only in VMX operation. Host state and addresses are written by `vmcs12`, `nested`
+        // and `start`, with values of L1, and by `oracle` under the promises of crate `l1-oracle`.
+        unsafe { vmx::vmwrite_existing(field, value) }
     }
-}
-
-#[cold]
-fn access_failed(instruction: &str, field: Field, failure: VmxFailure) -> ! {
-    // L1 asks only for fields that the capabilities promise.
-    panic!("{instruction} of {field} ({:#x}) failed: {failure:?}", field.0)
 }
 
 impl<const NOTES: bool> Platform for CurrentVmcs<NOTES> {

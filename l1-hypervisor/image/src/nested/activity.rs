@@ -49,7 +49,7 @@ mod tests {
         let mut vcpu = machine.guest_hypervisor();
         vcpu.vmwrites(&[(Field::GUEST_ACTIVITY_STATE, ActivityState::HLT.0.into())]);
         vcpu.enter_l3(Reason::VMLAUNCH).expect("L3 halts");
-        assert_eq!(vcpu.get(Field::GUEST_ACTIVITY_STATE), ActivityState::HLT.0.into());
+        assert_eq!(vcpu.get(Field::GUEST_ACTIVITY_STATE), u64::from(ActivityState::HLT.0));
         let timer = u64::from(vmcs::controls::PinBased::ACTIVATE_VMX_PREEMPTION_TIMER.bits());
         assert!(vcpu.get(Field::PIN_BASED_VM_EXECUTION_CONTROLS) & timer != 0);
     }

@@ -62,7 +62,7 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         inherited(vcpu)
     };
     if let Some(hardware) = &mut nested.regions.hardware {
-        let fields = hardware.fetch(slot, vmcs23, &mut vcpu.platform);
+        let fields = hardware.fetch(slot, vmcs23, &mut vcpu.platform, false);
         nested.regions.events.sync(Direction::FromShadow, fields, &mut vcpu.platform);
     }
     let instruction_fits = vmcs23.launched != launch && interruptibility & MOV_SS_BLOCKING == 0;

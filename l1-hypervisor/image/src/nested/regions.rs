@@ -65,9 +65,9 @@ impl Hardware {
 
     /// Copies from the shadow VMCS, which is current afterwards.
     #[inline]
-    pub(super) fn fetch<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P) -> u32 {
+    pub(super) fn fetch<P: Platform>(&mut self, slot: usize, vmcs23: &mut Vmcs23, platform: &mut P, all: bool) -> u32 {
         platform.make_current(shadow_region(slot));
-        self.served.fetch(vmcs23, platform)
+        self.served.fetch(vmcs23, platform, all)
     }
 
     /// Whether guest state that L1 would rather leave in vmcs13 is among the fields.
@@ -275,7 +275,7 @@ impl<P: Platform> Machine for World<'_, '_, P> {
 
     fn deactivate(&mut self, slot: usize, vmcs23: &mut Vmcs23) {
         let Some(hardware) = &mut self.regions.hardware else { return };
-        let fields = hardware.fetch(slot, vmcs23, self.platform);
+        let fields = hardware.fetch(slot, vmcs23, self.platform, true);
         self.regions.events.sync(Direction::FromShadow, fields, self.platform);
         self.platform.make_current(Region::Vmcs12);
         self.platform.write(Field::VMCS_LINK_POINTER, u64::MAX);
