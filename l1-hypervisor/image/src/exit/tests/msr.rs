@@ -109,7 +109,7 @@ fn capabilities_are_read_only_and_those_that_are_offered() {
         assert_eq!(read(&mut vcpu, index), offered.raw(index), "MSR {index:#x}");
         assert!(!write(&mut vcpu, index, offered.raw(index).unwrap_or(0)), "writing MSR {index:#x}");
     }
-    assert_eq!(offered.iter().map(|(index, _)| index).collect::<Vec<_>>(), (0x480..=0x490).collect::<Vec<_>>());
+    assert_eq!(offered.iter().map(|(index, _)| index).collect::<Vec<_>>(), (0x480..=0x491).collect::<Vec<_>>());
     // Locked, VMXON allowed outside SMX operation.
     assert_eq!(read(&mut vcpu, msr::IA32_FEATURE_CONTROL), Some(5));
     for value in [0, 1, 4, 5, u64::MAX] {
