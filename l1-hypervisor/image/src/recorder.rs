@@ -1,6 +1,5 @@
 //! Writes down every exit and sends what is written to the host.
 
-use exit_trace::nested::is_vmx_instruction;
 use exit_trace::record::{self, Action as RecordAction, Record, RecordKind, cpuid_detail, injected_detail, msr_detail};
 use exit_trace::ring::Ring;
 use vmcs::event::{Injection, InterruptionInformation};
@@ -32,13 +31,15 @@ pub struct Recorder {
     stream: bool,
     /// An entry of L3 that the processor has not begun yet.
     entry: Option<Record>,
+    /// Number of the exit that is being handled, if it is in the ring.
+    pending: Option<u64>,
 }
 
 impl Recorder {
     /// A recorder that sends nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { ring: Ring::new(), stream: false, entry: None }
+        Self { ring: Ring::new(), stream: false, entry: None, pending: None }
     }
 
     /// Sends records as they come from now on.
@@ -74,6 +75,7 @@ impl Default for Recorder {
 }
 
 /// What is known of an exit before it is handled: handlers change registers.
+#[inline(always)]
 pub fn begin<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> Record {
     let mut record = Record {
         reason: exit.reason.0,
@@ -109,7 +111,6 @@ pub fn begin<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> 
         Reason::CONTROL_REGISTER_ACCESS | Reason::MOV_DR | Reason::TASK_SWITCH | Reason::INVLPG => {
             record.info1 = exit.qualification(&mut vcpu.platform);
         }
-        reason if is_vmx_instruction(reason) => nested::describe_instruction(vcpu, &mut record),
         _ if exit.reason.is_entry_failure() => record.info1 = exit.qualification(&mut vcpu.platform),
         _ => {}
     }
@@ -117,6 +118,7 @@ pub fn begin<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> 
 }
 
 /// Completes the record with what became of the exit.
+#[inline(always)]
 pub fn finish(record: &mut Record, exit: &Exit, action: Action, injected: Option<Injection>, now: u64) {
     record.instruction_length = exit.known_instruction_length().unwrap_or(0) as u8;
     record.cost = u32::try_from(now.wrapping_sub(record.tsc)).unwrap_or(u32::MAX);

@@ -42,10 +42,10 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         let record = RECORD.then(|| recorder.begin(vcpu, &mut exit, tsc));
         let action = if vcpu.runs_l3 { nested::exit::handle(vcpu, &mut exit) } else { dispatch::handle(vcpu, &mut exit) };
         let result = vcpu.apply(&mut exit, action).and_then(|()| vcpu.prepare_entry());
-        if let Some(pending) = record {
+        if let Some(record) = record {
             let now = vcpu.platform.time_stamp_counter();
             let shown = if let Err(end) = result { Action::Stop(end) } else { action };
-            recorder.finish(vcpu, pending, &mut exit, shown, now);
+            recorder.finish(vcpu, record, &mut exit, shown, now);
             send(recorder, &mut *vcpu.console, waits(&exit));
         }
         if let Err(end) = result {

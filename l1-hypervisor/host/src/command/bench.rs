@@ -3,6 +3,7 @@
 //! On Bochs the time-stamp counter counts instructions, so every figure repeats exactly. A figure is the difference
 //! between two runs with different counts, divided by the difference of the counts: what the run itself costs drops out.
 
+mod nested;
 mod self_nesting;
 
 use std::fmt::Write as _;
@@ -19,7 +20,7 @@ use serde::Serialize;
 
 use crate::built_in;
 use crate::command::doctor::probe::run_guest as run_guest_with_report;
-use crate::command::run::{RunError, Target, run_with_trace};
+use crate::command::run::{RunError, Target, run_bare, run_with_trace};
 use crate::command_line::{BenchArguments, RunArguments, ShadowingChoice};
 use crate::loader::{self, LoadOptions};
 use crate::machine::bochs::model;
@@ -78,6 +79,9 @@ pub struct Row {
     pub vmptrlds: f64,
     /// VMCLEARs for one operation.
     pub vmclears: f64,
+    /// Where the instructions of a round trip of a guest hypervisor go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<nested::Steps>,
 }
 
 impl Row {
@@ -97,6 +101,7 @@ impl Row {
             vmwrites: each(long.vmwrites, short.vmwrites),
             vmptrlds: each(long.vmptrlds, short.vmptrlds),
             vmclears: each(long.vmclears, short.vmclears),
+            steps: None,
         }
     }
 }
@@ -123,7 +128,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
     let start_up = measure_start_up(target)?;
     let entry_check = measure_entry_check(target)?;
 
-    let progress = progress_bar(OPERATIONS.len() as u64 * 2 + self_nesting::STEPS);
+    let progress = progress_bar(OPERATIONS.len() as u64 * 2 + nested::STEPS + self_nesting::STEPS);
     let mut rows = Vec::new();
     for tracing in [false, true] {
         for operation in OPERATIONS {
@@ -132,6 +137,10 @@ pub fn bench(arguments: &BenchArguments) -> Result<ExitStatus, RunError> {
             progress.inc(1);
         }
     }
+    rows.extend(nested::measure(target, |what| {
+        progress.set_message(what.to_owned());
+        progress.inc(1);
+    })?);
     rows.extend(self_nesting::measure(target, |what| {
         progress.set_message(what.to_owned());
         progress.inc(1);
@@ -180,7 +189,11 @@ fn run_arguments(
     )?;
     let mut output = Vec::new();
     let mut sinks = Sinks { console: Box::new(&mut output), trace: Trace::Off, statistics: None };
-    let result = run_with_trace(target, arguments, &loaded, &mut sinks, Input::none(), trace_mode)?;
+    let result = if arguments.bare {
+        run_bare(target, &loaded, guest.elf, arguments, &mut sinks, Input::none())?
+    } else {
+        run_with_trace(target, arguments, &loaded, &mut sinks, Input::none(), trace_mode)?
+    };
     drop(sinks);
     let text = String::from_utf8_lossy(&output).into_owned();
     // A run may have been over before it saw the signal.
@@ -247,7 +260,7 @@ fn table(rows: &[Row], start_up: &StartUp, entry_check: u64) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["exit", "tracing", "instructions", "KVM 6.1", "VMREADs", "KVM 6.1", "VMWRITEs", "KVM 6.1", "exits"]);
-    for row in rows.iter().filter(|row| row.name != self_nesting::NAME) {
+    for row in rows.iter().filter(|row| row.name != self_nesting::NAME && !nested::is_ours(row)) {
         let kvm = OPERATIONS.iter().find(|operation| operation.name == row.name).and_then(|operation| operation.kvm);
         let figure = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
         let beside = |pick: fn((u64, u64, u64)) -> u64| kvm.map_or("-".to_owned(), |figures| pick(figures).to_string());
@@ -276,7 +289,7 @@ fn table(rows: &[Row], start_up: &StartUp, entry_check: u64) -> String {
          run hello: {:.2} s of CPU time, {:.0} MiB, {} instructions to the first VM entry",
         start_up.cpu_seconds, start_up.memory_mib, start_up.instructions_to_first_entry
     );
-    let _ = write!(out, "\n{}", self_nesting::table(rows));
+    let _ = write!(out, "\n{}\n{}", nested::table(rows), self_nesting::table(rows));
     out
 }
 

@@ -200,7 +200,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     };
     let mut sinks = Sinks { console: Box::new(io::stdout()), trace, statistics: arguments.stats.then(Statistics::new) };
     let result = if arguments.bare {
-        run_bare(target, &guest, &files.file, arguments, &mut sinks)?
+        run_bare(target, &guest, &files.file, arguments, &mut sinks, Input::standard())?
     } else {
         run_on(target, arguments, &guest, &mut sinks, Input::standard())?
     };
@@ -218,18 +218,19 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
 }
 
 /// Runs a built-in guest on Bochs in L1's place.
-fn run_bare(
+pub(super) fn run_bare(
     target: Target,
     guest: &LoadedGuest<'_>,
     elf_file: &[u8],
     arguments: &RunArguments,
     sinks: &mut Sinks<'_>,
+    input: Input,
 ) -> Result<RunResult, RunError> {
     let Target::Bochs(model) = target else { return Err(RunError::Usage("--bare is for Bochs only")) };
     let image = bare::prepare(guest, elf_file, arguments.memory)?;
     let mut machine = BochsMachine::start_bare(model, image).map_err(SessionError::from)?;
     let timeout = (!arguments.timeout.is_zero()).then_some(arguments.timeout);
-    let mut result = session::run(&mut machine, sinks, Input::standard(), timeout)?;
+    let mut result = session::run(&mut machine, sinks, input, timeout)?;
     // Nobody reports the guest's triple fault but Bochs, which ends with it.
     if result.ending == Ending::MachineDied && result.last_words.contains(bare::TRIPLE_FAULT) {
         result.ending = Ending::Reported(EndReason::TripleFault);

@@ -1,7 +1,7 @@
 //! Exits and the steps of handling them, in the order of what happened.
 //!
-//! What always holds: an exit is in the ring from when it comes, as pending, and completed when it is handled; its steps
-//! stand behind it. An entry of L3 is in the ring once the processor has not refused it: what the processor refuses is a
+//! What always holds: an exit of a guest that has VMX is in the ring from when it comes, as pending, and completed when it
+//! is handled; its steps stand behind it. Exits of other guests have no steps and come when they are handled. An entry of L3 is in the ring once the processor has not refused it: what the processor refuses is a
 //! failed entry and nothing else.
 
 use exit_trace::nested::{InstructionResult, NestedInject, VmxInstruction, is_vmx_instruction};
@@ -22,28 +22,30 @@ use crate::vcpu::Vcpu;
 const RFLAGS_CF: u64 = 1;
 const RFLAGS_ZF: u64 = 1 << 6;
 
-/// An exit that is being handled.
-#[derive(Debug)]
-pub struct Pending {
-    record: Record,
-    /// Its number in the ring; `None` if it does not appear there.
-    number: Option<u64>,
-}
-
 impl Recorder {
     /// An exit has come.
-    pub fn begin<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> Pending {
+    #[inline(always)]
+    pub fn begin<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, tsc: u64) -> Record {
         let mut record = super::begin(vcpu, exit, tsc);
-        let Some(nested) = &mut vcpu.nested else {
-            let number = self.ring.push(Record { action: RecordAction::Pending as u8, ..record });
-            return Pending { record, number: Some(number) };
-        };
+        if vcpu.nested.is_some() {
+            self.begin_steps(vcpu, exit, &mut record);
+        }
+        record
+    }
+
+    #[inline(never)]
+    fn begin_steps<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, exit: &Exit, record: &mut Record) {
+        if is_vmx_instruction(exit.reason.basic()) {
+            describe_instruction(vcpu, record);
+        }
+        let Some(nested) = &mut vcpu.nested else { return };
         let pointer = nested.operation.current_pointer();
         nested.events().begin(pointer, exit.rip);
         let refused = record.level == LEVEL_L3 && exit.reason.is_entry_failure();
         let entry = self.entry.take();
+        self.pending = None;
         if refused {
-            return Pending { record, number: None };
+            return;
         }
         if let Some(entry) = entry {
             self.ring.push(entry);
@@ -51,13 +53,29 @@ impl Recorder {
         if record.level == LEVEL_L3 {
             record.rule = rule_about(exit.reason.basic());
         }
-        let number = self.ring.push(Record { action: RecordAction::Pending as u8, ..record });
-        Pending { record, number: Some(number) }
+        self.pending = Some(self.ring.push(Record { action: RecordAction::Pending as u8, ..*record }));
     }
 
     /// It is handled, and the next entry prepared.
-    pub fn finish<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, pending: Pending, exit: &mut Exit, action: Action, now: u64) {
-        let Pending { mut record, number } = pending;
+    #[inline(always)]
+    pub fn finish<P: Platform>(&mut self, vcpu: &mut Vcpu<'_, P>, mut record: Record, exit: &mut Exit, action: Action, now: u64) {
+        if vcpu.nested.is_some() {
+            self.finish_steps(vcpu, &mut record, exit, action, now);
+        } else {
+            super::finish(&mut record, exit, action, vcpu.injected(), now);
+            self.ring.push(record);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_steps<P: Platform>(
+        &mut self,
+        vcpu: &mut Vcpu<'_, P>,
+        record: &mut Record,
+        exit: &mut Exit,
+        action: Action,
+        now: u64,
+    ) {
         let mut injected = vcpu.injected();
         let mut shown = action;
         let mut again = None;
@@ -74,12 +92,12 @@ impl Recorder {
                 _ => {}
             }
         }
-        super::finish(&mut record, exit, shown, injected, now);
+        super::finish(record, exit, shown, injected, now);
         if is_vmx_instruction(exit.reason.basic()) && action == Action::Complete {
-            complete_instruction(vcpu, &mut record);
+            complete_instruction(vcpu, record);
         }
-        if let Some(number) = number {
-            self.ring.amend(number, record);
+        if let Some(number) = self.pending.take() {
+            self.ring.amend(number, *record);
         }
         if let Some(event) = again {
             self.ring.push(NestedInject { rip: exit.rip, event }.record(now));
@@ -124,7 +142,7 @@ const fn is_timed(reason: Reason) -> bool {
 }
 
 /// What is known of a VMX instruction before it is emulated.
-pub(super) fn describe_instruction<P: Platform>(vcpu: &mut Vcpu<'_, P>, record: &mut Record) {
+fn describe_instruction<P: Platform>(vcpu: &mut Vcpu<'_, P>, record: &mut Record) {
     let reason = record.exit_reason().basic();
     if !matches!(reason, Reason::VMREAD | Reason::VMWRITE) {
         return;

@@ -1,0 +1,187 @@
+//! Every guest hypervisor under L1, with VMREAD and VMWRITE served by the processor and by L1.
+//!
+//! Three things must hold for each: it prints what it prints on Bochs itself; what it and its L3 can observe of their exits
+//! is the same text on every processor and either way, kept as one snapshot; and the two ways differ in nothing but exits
+//! by VMREAD and VMWRITE, copies between vmcs23 and its shadow VMCS, and how much is merged: of a field that L2 writes and
+//! writes back, L1 hears only where each VMWRITE exits.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use l1_hypervisor::built_in::GUESTS;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use similar::TextDiff;
+use tests::program;
+use tests::skip::skipped;
+
+/// Processor and way of serving L2's VMREADs and VMWRITEs. Ivy Bridge has no VMCS shadowing.
+const CONFIGURATIONS: [(&str, &str); 5] = [
+    ("haswell", "hardware"),
+    ("haswell", "software"),
+    ("skylake-x", "hardware"),
+    ("skylake-x", "software"),
+    ("ivy-bridge", "software"),
+];
+
+/// Guest hypervisors that are not compared, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("nested-capabilities", "prints what the processor is, and L1 offers less of it"),
+    ("nested-page-modification-log", "L1 logs pages also where the processor cannot, so it prints more than on Bochs itself"),
+];
+
+/// Guest hypervisors that do something else on a processor that has or lacks a feature that they try. There the two ways
+/// are compared with each other, and what is printed with Bochs itself.
+const OTHER_FEATURES: &[(&str, &str)] = &[
+    ("nested-controls", "ivy-bridge"),
+    ("nested-eptp-switching", "ivy-bridge"),
+    ("nested-shadow-matrix", "ivy-bridge"),
+    ("nested-shadow-matrix", "skylake-x"),
+    ("nested-shadow-vmcs", "ivy-bridge"),
+    ("nested-shadow-vmcs", "skylake-x"),
+    ("nested-tsc-scaling", "skylake-x"),
+];
+
+/// Guest hypervisors that do not pass yet, and what is missing. One that passes must leave this list.
+const NOT_YET: &[(&str, &str)] = &[
+    ("nested-fuzz", "program 13 gives something else than on Bochs itself, on Ivy Bridge"),
+    ("nested-vmx-errors", "a VMREAD that the processor serves exits where its operand in memory is no RAM"),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let guests = GUESTS.iter().map(|guest| guest.name).filter(|name| name.starts_with("nested-"));
+    let guests = guests.filter(|name| !LEFT_OUT.iter().any(|(left_out, _)| left_out == name));
+    libtest_mimic::run(&arguments, guests.map(|name| Trial::ignorable_test(name, move || test(name))).collect()).exit_code()
+}
+
+fn test(guest: &'static str) -> Result<Completion, Failed> {
+    if let Err(problem) = l1_hypervisor::machine::bochs::process::is_installed() {
+        return skipped(problem);
+    }
+    let missing = NOT_YET.iter().find(|(name, _)| *name == guest);
+    match (compare(guest), missing) {
+        (Ok(observable), None) => {
+            let mut settings = insta::Settings::clone_current();
+            settings.set_snapshot_path("snapshots/nested");
+            settings.set_prepend_module_to_snapshot(false);
+            settings.set_omit_expression(true);
+            settings.bind(|| insta::assert_snapshot!(guest, observable));
+            Ok(Completion::Completed)
+        }
+        (Ok(_), Some((_, reason))) => Err(format!("passes now and must leave the list of those that do not ({reason})").into()),
+        (Err(_), Some((_, reason))) => skipped(reason),
+        (Err(failed), None) => Err(failed),
+    }
+}
+
+/// Runs the guest in every configuration; gives what L2 and L3 can observe of its exits.
+fn compare(guest: &str) -> Result<String, Failed> {
+    let mut bare: Vec<(&str, String)> = Vec::new();
+    let mut first: Option<String> = None;
+    let mut last: Option<(&str, String)> = None;
+    for (processor, shadowing) in CONFIGURATIONS {
+        let name = format!("{processor} with {shadowing} shadowing");
+        if !bare.iter().any(|(known, _)| *known == processor) {
+            bare.push((processor, run_bare(guest, processor)?));
+        }
+        let expected = bare.iter().find(|(known, _)| *known == processor).map_or("", |(_, printed)| printed);
+        let run = run(guest, processor, shadowing, "observable")?;
+        same("Bochs itself", expected, &name, &run.printed)?;
+        match &last {
+            Some((known, trace)) if *known == processor => same("hardware shadowing", trace, &name, &run.trace)?,
+            _ => {}
+        }
+        match &first {
+            None => first = Some(run.trace.clone()),
+            Some(_) if OTHER_FEATURES.contains(&(guest, processor)) => {}
+            Some(first) => same("haswell", &beside_capabilities(first), &name, &beside_capabilities(&run.trace))?,
+        }
+        last = Some((processor, run.trace));
+    }
+    let [hardware, software] = ["hardware", "software"].map(|shadowing| run(guest, "haswell", shadowing, "canonical"));
+    let [hardware, software] = [hardware?, software?].map(|run| beside_accesses(&run.trace));
+    same("hardware without accesses and syncs", &hardware, "software without accesses", &software)?;
+    Ok(first.unwrap_or_default())
+}
+
+fn same(first_name: &str, first: &str, other_name: &str, other: &str) -> Result<(), Failed> {
+    if first == other {
+        return Ok(());
+    }
+    Err(TextDiff::from_lines(first, other).unified_diff().header(first_name, other_name).to_string().into())
+}
+
+/// A canonical trace unfolded, without reads of capability MSRs, of which each processor has its own.
+fn beside_capabilities(trace: &str) -> String {
+    let reads = |line: &str| ["L2 RDMSR index=0x48", "L2 RDMSR index=0x49"].iter().any(|start| line.starts_with(start));
+    unfolded(trace).into_iter().filter(|line| !reads(line)).map(|line| line + "\n").collect()
+}
+
+/// A canonical trace unfolded, without what serving VMREAD and VMWRITE one way or the other makes different.
+fn beside_accesses(trace: &str) -> String {
+    let differs = |line: &str| ["L2 VMREAD ", "L2 VMWRITE ", "L2 sync "].iter().any(|start| line.starts_with(start));
+    let alike = |line: String| if line.starts_with("L3 merge, ") { "L3 merge".to_owned() } else { line };
+    unfolded(trace).into_iter().filter(|line| !differs(line)).map(|line| alike(line) + "\n").collect()
+}
+
+/// The lines of a canonical trace, each as often as it happened.
+fn unfolded(trace: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut lines = trace.lines().peekable();
+    while let Some(line) = lines.next() {
+        match line.strip_suffix(" times:").and_then(|count| count.parse::<usize>().ok()) {
+            Some(count) => {
+                let mut block = Vec::new();
+                while let Some(inner) = lines.next_if(|line| line.starts_with(' ')) {
+                    block.extend(repeated(inner.trim_start()));
+                }
+                all.extend(std::iter::repeat_n(block, count).flatten());
+            }
+            None => all.extend(repeated(line)),
+        }
+    }
+    all
+}
+
+/// A line that may stand for several equal ones.
+fn repeated(line: &str) -> impl Iterator<Item = String> {
+    let folded = line.split_once(" times: ").and_then(|(count, line)| Some((count.parse::<usize>().ok()?, line)));
+    let (count, line) = folded.unwrap_or((1, line));
+    std::iter::repeat_n(line.to_owned(), count)
+}
+
+/// What a run under L1 gave.
+struct Run {
+    printed: String,
+    trace: String,
+}
+
+fn run(guest: &str, processor: &str, shadowing: &str, mode: &str) -> Result<Run, Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("trace.txt");
+    let mut command = command(guest, processor)?;
+    command.args(["--nested", "on", "--shadowing", shadowing, "--trace", mode, "--trace-out"]).arg(&file);
+    let printed = printed(&mut command)?;
+    Ok(Run { printed, trace: std::fs::read_to_string(file)? })
+}
+
+fn run_bare(guest: &str, processor: &str) -> Result<String, Failed> {
+    printed(command(guest, processor)?.arg("--bare"))
+}
+
+fn command(guest: &str, processor: &str) -> Result<Command, Failed> {
+    let mut command = Command::new(program::l1_hypervisor()?);
+    command.args(["run", guest, "--machine", "bochs", "--cpu", processor, "--quiet", "--timeout", "60s"]).stdin(Stdio::null());
+    Ok(command)
+}
+
+/// What the guest prints. It must end well.
+fn printed(command: &mut Command) -> Result<String, Failed> {
+    let output = command.output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(printed);
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    Err(format!("{}: {}; it printed\n{printed}and said\n{errors}", arguments.join(" "), output.status).into())
+}
