@@ -35,12 +35,16 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
         let tsc = if RECORD { vcpu.platform.time_stamp_counter() } else { 0 };
         *exits = exits.wrapping_add(1);
         let mut exit = Exit::read(&mut vcpu.platform);
-        // The preemption timer ends the next run in time, whether or not anybody looks at the clock here.
-        if !RECORD && !vcpu.runs_l3 && dispatch::handle_shortly(vcpu, &exit) {
-            continue;
-        }
         let record = RECORD.then(|| recorder.begin(vcpu, &mut exit, tsc));
-        let action = if vcpu.runs_l3 { nested::exit::handle(vcpu, &mut exit) } else { dispatch::handle(vcpu, &mut exit) };
+        let action = if vcpu.runs_l3 {
+            nested::exit::handle(vcpu, &mut exit)
+        } else {
+            // The preemption timer ends the next run in time, whether or not anybody looks at the clock here.
+            if !RECORD && dispatch::handle_shortly(vcpu, &exit) {
+                continue;
+            }
+            dispatch::handle(vcpu, &mut exit)
+        };
         let result = vcpu.apply(&mut exit, action).and_then(|()| vcpu.prepare_entry());
         if let Some(record) = record {
             let now = vcpu.platform.time_stamp_counter();

@@ -97,7 +97,8 @@ pub struct Vcpu<'m, P> {
     /// Counter value at which L1 must look at its devices or at the host.
     deadline: u64,
     deadline_is_stale: bool,
-    timer_is_stale: bool,
+    /// Counter value at which to look at the clock at all: the deadline, or 0 if that or the timer is stale.
+    look_at: u64,
     timer_rate: u32,
     last_poll: u64,
     input_flows: bool,
@@ -145,7 +146,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
             injected: Injection::new(InterruptionInformation(0), None),
             deadline: 0,
             deadline_is_stale: true,
-            timer_is_stale: false,
+            look_at: 0,
             last_poll: start,
             input_flows: false,
         }
@@ -201,7 +202,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// The VMX-preemption timer of the current VMCS no longer says when the guest's run must end.
     pub fn timer_changed(&mut self) {
-        self.timer_is_stale = true;
+        self.look_at = 0;
     }
 
     /// CR4 as the guest reads it.
@@ -224,6 +225,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// A device was touched: its next deadline may have changed.
     pub fn devices_changed(&mut self) {
         self.deadline_is_stale = true;
+        self.look_at = 0;
     }
 
     /// A general register by its number, RSP included.
@@ -479,10 +481,8 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     #[inline(always)]
     pub fn prepare_entry(&mut self) -> Result<(), End> {
         let counter = self.platform.time_stamp_counter();
-        if counter >= self.deadline || self.deadline_is_stale {
-            self.service(counter)?;
-        } else if self.timer_is_stale {
-            self.arm_timer(counter);
+        if counter >= self.look_at {
+            self.look_at_the_clock(counter)?;
         }
         if self.devices.event_pending() {
             if self.runs_l3 {
@@ -495,6 +495,18 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         if let Some(injection) = self.next_injection.take() {
             self.write_injection(injection);
         }
+        Ok(())
+    }
+
+    /// Something is due, or what was set for the next time no longer holds.
+    #[inline(never)]
+    fn look_at_the_clock(&mut self, counter: u64) -> Result<(), End> {
+        if counter >= self.deadline || self.deadline_is_stale {
+            self.service(counter)?;
+        } else {
+            self.arm_timer(counter);
+        }
+        self.look_at = self.deadline;
         Ok(())
     }
 
@@ -523,7 +535,6 @@ impl<'m, P: Platform> Vcpu<'m, P> {
 
     /// Sets the VMX-preemption timer of the current VMCS for the next deadline, be it L1's or that of L2's timer.
     fn arm_timer(&mut self, counter: u64) {
-        self.timer_is_stale = false;
         let deadline = match &self.nested {
             Some(nested) if self.runs_l3 => nested.timer().map_or(self.deadline, |timer| timer.min(self.deadline)),
             _ => self.deadline,
@@ -537,7 +548,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
     /// L3's run ends before its first instruction, once the event that is to be injected has been delivered.
     pub(crate) fn exit_at_once(&mut self) {
         self.platform.write(Field::VMX_PREEMPTION_TIMER_VALUE, 0);
-        self.timer_is_stale = true;
+        self.look_at = 0;
     }
 
     /// Whether an event waits for the next entry.
@@ -580,7 +591,7 @@ impl<'m, P: Platform> Vcpu<'m, P> {
         }
         if self.next_injection.is_none() && external_interrupt_allowed(rflags, interruptibility, activity).is_ok() {
             let vector = self.devices.acknowledge_interrupt();
-            self.deadline_is_stale = true;
+            self.devices_changed();
             self.next_injection = Some(Injection::new(InterruptionInformation::external_interrupt(vector), None));
         } else {
             self.set_primary(self.controls.primary | PrimaryProcessorBased::INTERRUPT_WINDOW_EXITING);

@@ -36,14 +36,17 @@ pub struct AccessCounts {
 /// once without.
 #[derive(Debug)]
 pub struct CurrentVmcs<const NOTES: bool = false> {
-    current: Region,
-    launched: [bool; REGIONS],
+    /// Number of the current VMCS among the `REGIONS`.
+    current: usize,
+    launched: [bool; NUMBERS],
     regions: [u64; REGIONS],
     counts: AccessCounts,
 }
 
 /// vmcs12, and a vmcs13 and a shadow VMCS for each place of the cache.
 const REGIONS: usize = 1 + 2 * SLOTS;
+/// A power of 2, so that a number is brought into range by an AND.
+const NUMBERS: usize = REGIONS.next_power_of_two();
 
 /// Number of a region among the `REGIONS`.
 const fn number(region: Region) -> usize {
@@ -78,8 +81,8 @@ impl<const NOTES: bool> CurrentVmcs<NOTES> {
             *address = NESTED.address(index);
         }
         Ok(Self {
-            current: Region::Vmcs12,
-            launched: [false; REGIONS],
+            current: number(Region::Vmcs12),
+            launched: [false; NUMBERS],
             regions,
             counts: AccessCounts { vmptrlds: 1, vmclears: 1, ..AccessCounts::default() },
         })
@@ -130,7 +133,7 @@ impl<const NOTES: bool> CurrentVmcs<NOTES> {
             vmx::vmclear(region)?;
             vmx::vmptrld(region)?;
         }
-        self.launched = [false; REGIONS];
+        self.launched = [false; NUMBERS];
         self.counts.vmclears = self.counts.vmclears.wrapping_add(1);
         self.counts.vmptrlds = self.counts.vmptrlds.wrapping_add(1);
         Ok(())
@@ -166,7 +169,7 @@ impl<const NOTES: bool> Platform for CurrentVmcs<NOTES> {
 
     #[inline]
     fn enter(&mut self, context: &mut Context) -> Result<(), EntryFailure> {
-        let launched = &mut self.launched[number(self.current)];
+        let launched = &mut self.launched[self.current % NUMBERS];
         // SAFETY: `start` has written HOST_RSP and HOST_RIP for the one context there is, and host state and EPT that
         // keep L1 apart from the guest; `nested` writes the same host state to every VMCS that it makes current.
         let flags = unsafe { world_switch::enter_guest(context, *launched) };
@@ -184,15 +187,16 @@ impl<const NOTES: bool> Platform for CurrentVmcs<NOTES> {
 
     #[inline]
     fn make_current(&mut self, region: Region) {
-        if region == self.current {
+        let number = number(region);
+        if number == self.current {
             return;
         }
         self.counts.vmptrlds = self.counts.vmptrlds.wrapping_add(1);
         // SAFETY: in VMX operation; the regions are prepared pages of L1 that are used for nothing else.
-        if let Err(failure) = unsafe { vmx::vmptrld(self.regions[number(region)]) } {
+        if let Err(failure) = unsafe { vmx::vmptrld(self.regions[number]) } {
             panic!("VMPTRLD of {region:?} failed: {failure:?}");
         }
-        self.current = region;
+        self.current = number;
     }
 
     fn clear(&mut self, region: Region) {

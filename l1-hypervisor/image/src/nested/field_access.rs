@@ -74,11 +74,11 @@ fn access<P: Platform>(
     }
     let Ok(encoding) = u32::try_from(context.general[field_register]) else { return false };
     let field = Field(encoding);
+    let Some((vmcs23, row)) = nested.operation.find_field(field) else { return false };
     // A field that the shadow VMCS serves must be carried there, too.
-    if nested.regions.hardware.as_ref().is_some_and(|hardware| hardware.serves(field)) {
+    if nested.regions.hardware.as_ref().is_some_and(|hardware| hardware.serves_row(row)) {
         return false;
     }
-    let Some((vmcs23, row)) = nested.operation.find_field(field) else { return false };
     if !work(vmcs23, row, field, &mut context.general[value_register]) {
         return false;
     }

@@ -75,6 +75,12 @@ impl Hardware {
         self.served.readable().intersects(&shadow::exit::LAZY)
     }
 
+    /// The same as [`Self::serves`], for the row of a field.
+    #[inline(always)]
+    pub(super) fn serves_row(&self, row: usize) -> bool {
+        self.served.readable().contains_row(row)
+    }
+
     /// Whether L2 reads the field without an exit.
     pub(super) fn serves(&self, field: Field) -> bool {
         self.served.readable().contains(field)
