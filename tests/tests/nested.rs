@@ -23,16 +23,24 @@ const CONFIGURATIONS: [(&str, &str); 5] = [
 ];
 
 /// Guest hypervisors that are not compared, and why.
-const LEFT_OUT: &[(&str, &str)] = &[
-    ("nested-capabilities", "prints what the processor is, and L1 offers less of it"),
-    ("nested-page-modification-log", "L1 logs pages also where the processor cannot, so it prints more than on Bochs itself"),
+const LEFT_OUT: &[(&str, &str)] = &[("nested-capabilities", "prints what the processor is, and L1 offers less of it")];
+
+/// Guest hypervisors that try what L1 offers although the processor lacks it: they print more than on Bochs itself.
+const BEYOND_THE_PROCESSOR: &[(&str, &str)] = &[
+    ("nested-page-modification-log", "haswell"),
+    ("nested-shadow-vmcs", "ivy-bridge"),
 ];
+
+/// Guest hypervisors that go through every field: what can be observed is compared, and is too long to be kept.
+const TOO_LONG: &[&str] = &["nested-shadow-matrix", "nested-shadow-vmcs"];
 
 /// Guest hypervisors that do something else on a processor that has or lacks a feature that they try. There the two ways
 /// are compared with each other, and what is printed with Bochs itself.
 const OTHER_FEATURES: &[(&str, &str)] = &[
     ("nested-controls", "ivy-bridge"),
     ("nested-eptp-switching", "ivy-bridge"),
+    ("nested-page-modification-log", "ivy-bridge"),
+    ("nested-page-modification-log", "skylake-x"),
     ("nested-shadow-matrix", "ivy-bridge"),
     ("nested-shadow-matrix", "skylake-x"),
     ("nested-shadow-vmcs", "ivy-bridge"),
@@ -59,6 +67,7 @@ fn test(guest: &'static str) -> Result<Completion, Failed> {
     }
     let missing = NOT_YET.iter().find(|(name, _)| *name == guest);
     match (compare(guest), missing) {
+        (Ok(_), None) if TOO_LONG.contains(&guest) => Ok(Completion::Completed),
         (Ok(observable), None) => {
             let mut settings = insta::Settings::clone_current();
             settings.set_snapshot_path("snapshots/nested");
@@ -85,7 +94,9 @@ fn compare(guest: &str) -> Result<String, Failed> {
         }
         let expected = bare.iter().find(|(known, _)| *known == processor).map_or("", |(_, printed)| printed);
         let run = run(guest, processor, shadowing, "observable")?;
-        same("Bochs itself", expected, &name, &run.printed)?;
+        if !BEYOND_THE_PROCESSOR.contains(&(guest, processor)) {
+            same("Bochs itself", expected, &name, &run.printed)?;
+        }
         match &last {
             Some((known, trace)) if *known == processor => same("hardware shadowing", trace, &name, &run.trace)?,
             _ => {}
