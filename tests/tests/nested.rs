@@ -26,10 +26,8 @@ const CONFIGURATIONS: [(&str, &str); 5] = [
 const LEFT_OUT: &[(&str, &str)] = &[("nested-capabilities", "prints what the processor is, and L1 offers less of it")];
 
 /// Guest hypervisors that try what L1 offers although the processor lacks it: they print more than on Bochs itself.
-const BEYOND_THE_PROCESSOR: &[(&str, &str)] = &[
-    ("nested-page-modification-log", "haswell"),
-    ("nested-shadow-vmcs", "ivy-bridge"),
-];
+const BEYOND_THE_PROCESSOR: &[(&str, &str)] =
+    &[("nested-page-modification-log", "haswell"), ("nested-shadow-vmcs", "ivy-bridge")];
 
 /// Guest hypervisors that go through every field: what can be observed is compared, and is too long to be kept.
 const TOO_LONG: &[&str] = &["nested-shadow-matrix", "nested-shadow-vmcs"];

@@ -59,6 +59,13 @@ impl<const CAPACITY: usize> Ring<CAPACITY> {
         self.pushed
     }
 
+    /// Whether at least so many records wait to be drained, or were lost waiting. Costs a subtraction.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_waiting(&self, count: u64) -> bool {
+        self.pushed.wrapping_sub(self.drained) >= count
+    }
+
     /// Records that wait to be drained, at most the capacity.
     #[must_use]
     pub const fn pending(&self) -> u64 {

@@ -53,6 +53,13 @@ impl Recorder {
         self.stream
     }
 
+    /// Whether so many records wait that they are to be sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.stream && self.ring.has_waiting(SEND_AT)
+    }
+
     /// Hands over what waits, through `send`, if that is enough or `all` is asked for.
     pub fn send(&mut self, all: bool, mut send: impl FnMut(&[u8])) {
         if !self.stream || !all && self.ring.pending() < SEND_AT {

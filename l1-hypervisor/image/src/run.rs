@@ -50,7 +50,9 @@ pub fn run<const RECORD: bool, P: Platform>(vcpu: &mut Vcpu<'_, P>, recorder: &m
             let now = vcpu.platform.time_stamp_counter();
             let shown = if let Err(end) = result { Action::Stop(end) } else { action };
             recorder.finish(vcpu, record, &mut exit, shown, now);
-            send(recorder, &mut *vcpu.console, waits(&exit));
+            if recorder.is_due() || waits(&exit) {
+                send(recorder, &mut *vcpu.console, true);
+            }
         }
         if let Err(end) = result {
             send(recorder, &mut *vcpu.console, true);
@@ -64,6 +66,7 @@ fn waits(exit: &Exit) -> bool {
     matches!(exit.reason.basic(), BasicExitReason::HLT | BasicExitReason::VMX_PREEMPTION_TIMER_EXPIRED)
 }
 
+#[inline(never)]
 fn send(recorder: &mut Recorder, host: &mut dyn Host, all: bool) {
     recorder.send(all, |bytes| host.records(bytes));
 }

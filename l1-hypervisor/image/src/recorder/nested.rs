@@ -93,7 +93,8 @@ impl Recorder {
             }
         }
         super::finish(record, exit, shown, injected, now);
-        if is_vmx_instruction(exit.reason.basic()) && action == Action::Complete {
+        let completed = matches!(action, Action::Complete | Action::Continue) && !vcpu.runs_l3;
+        if is_vmx_instruction(exit.reason.basic()) && completed && record.level != LEVEL_L3 {
             complete_instruction(vcpu, record);
         }
         if let Some(number) = self.pending.take() {
