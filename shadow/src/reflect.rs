@@ -236,8 +236,8 @@ fn wanted(condition: Condition, vmcs23: &Vmcs23, facts: &mut impl Facts) -> bool
 fn exception(vmcs23: &Vmcs23, facts: &mut impl Facts) -> bool {
     let information = facts.interruption();
     if information.event_type() == EventType::NMI {
-        let pin = vmcs::controls::PinBased::from_bits_retain(vmcs23.get_u32(Field::PIN_BASED_VM_EXECUTION_CONTROLS));
-        return pin.contains(vmcs::controls::PinBased::NMI_EXITING);
+        // An NMI of the machine, not of L2: what L2's devices send comes to L2 without the processor.
+        return false;
     }
     let bit = vmcs23.get_u32(Field::EXCEPTION_BITMAP) >> (information.vector() & 31) & 1 != 0;
     if information.vector() != Vector::PF {

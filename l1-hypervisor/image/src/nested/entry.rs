@@ -107,7 +107,8 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     vmcs23.launched = true;
     nested.timer = preemption_timer(vcpu, vmcs23);
     nested.primary12 = vcpu.controls.primary;
-    vcpu.controls.primary = merge::primary(vmcs23, &outer);
+    nested.primary13 = merge::primary(vmcs23, &outer);
+    vcpu.controls.primary = nested.primary13;
     nested.running = Some(slot);
     vcpu.runs_l3 = true;
     vcpu.timer_changed();

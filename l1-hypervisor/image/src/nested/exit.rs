@@ -17,12 +17,13 @@ use vmcs::qualification::EptViolation;
 
 use super::memory::Outside;
 use super::{Nested, exception, linked, msr_lists, owned, switch, with};
+use crate::exit::control_register::load_pdptes;
 use crate::exit::information::Exit;
 use crate::exit::{Action, dispatch};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::platform::{Platform, Region};
 use crate::vcpu::Vcpu;
-use crate::vmcs12::{real_cr0, real_cr4};
+use crate::vmcs12::{CR0_PG, CR4_PAE, real_cr0, real_cr4};
 
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
@@ -280,6 +281,12 @@ fn kept<P: Platform>(vcpu: &mut Vcpu<'_, P>, controls: PrimaryExit, cr0: u64) ->
 /// L1's own notes say that L2 runs again.
 pub fn back_to_l2<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
     if nested.running.take().is_some() {
+        // A window that L1 has opened for an event of its own is none of L2's: the next merge closes it.
+        if vcpu.controls.primary != nested.primary13
+            && let Some(vmcs23) = nested.operation.current()
+        {
+            vmcs23.changed.insert(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS);
+        }
         vcpu.controls.primary = nested.primary12;
     }
     nested.timer = None;
@@ -307,7 +314,8 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4));
     let interruptibility = if nmi_blocking { NMI_BLOCKING } else { 0 };
     // L2 was active and had no debug exception pending when it executed VMRESUME; only NMIs may have been blocked.
-    let loaded = nested.host_is_loaded && nested.loaded == host && segments_are_loaded(vmcs23, platform);
+    let same = HostState { cr3: host.cr3, ..nested.loaded } == host;
+    let loaded = nested.host_is_loaded && same && segments_are_loaded(vmcs23, platform);
     if !loaded || nested.interruptibility12 != interruptibility {
         platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, interruptibility);
     }
@@ -328,6 +336,10 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
         nested.loaded = host;
         nested.host_is_loaded = host.is_64_bit;
         super::guarded::guard(vcpu, nested);
+    }
+    if !host.is_64_bit && host.cr0 & CR0_PG != 0 && host.cr4 & CR4_PAE != 0 && load_pdptes(vcpu, host.cr3).is_err() {
+        // SDM 3C 27.5.4 "Checking and Loading Host Page-Directory-Pointer-Table Entries".
+        msr_lists::abort(vcpu, nested, msr_lists::Abort::LoadingHostPdptes);
     }
     let Some(vmcs23) = nested.operation.current() else { return };
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {

@@ -55,6 +55,8 @@ pub struct Nested {
     regions: regions::Regions,
     /// The primary controls of vmcs12 while L3 runs.
     primary12: PrimaryProcessorBased,
+    /// Those of vmcs13 as the last merge has made them.
+    primary13: PrimaryProcessorBased,
     /// Time-stamp counter at which L2's VMX-preemption timer expires.
     timer: Option<u64>,
     /// Whether L2 was in IA-32e mode at its VMXON; it cannot change before VMXOFF.
@@ -110,6 +112,7 @@ impl Nested {
             long_mode: false,
             base,
             primary12: PrimaryProcessorBased::empty(),
+            primary13: PrimaryProcessorBased::empty(),
             timer: None,
             host_is_loaded: false,
             loaded: HostState::default(),

@@ -43,6 +43,8 @@ const LOADABLE: FieldSet = FieldSet::of(&[
 pub enum Abort {
     /// An MSR of the VM-exit MSR-store area could not be saved.
     SavingGuestMsrs = 1,
+    /// A PDPTE of L2's host CR3 has reserved bits set.
+    LoadingHostPdptes = 2,
     /// An MSR of the VM-exit MSR-load area could not be loaded.
     LoadingHostMsrs = 4,
 }
@@ -55,6 +57,7 @@ impl Abort {
             Self::SavingGuestMsrs => {
                 "VMX abort 1: an exit of L3 met an entry of L2's VM-exit MSR-store area that cannot be stored"
             }
+            Self::LoadingHostPdptes => "VMX abort 2: an exit of L3 met a host CR3 of L2's whose PDPTEs have reserved bits set",
             Self::LoadingHostMsrs => {
                 "VMX abort 4: an exit of L3 met an entry of L2's VM-exit MSR-load area that cannot be loaded"
             }
@@ -126,7 +129,7 @@ pub fn load_on_exit<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) {
 
 /// A VMX abort: the indicator goes into the VMCS region, and the run ends before anything runs again. The first one counts.
 #[cold]
-fn abort<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, abort: Abort) {
+pub fn abort<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, abort: Abort) {
     if nested.end.is_none() {
         let region = nested.operation.current_pointer();
         let place = GuestPhysical(region.wrapping_add(Vmcs23::abort_indicator_offset() as u64));
