@@ -1,7 +1,7 @@
-//! Debian's kernel with KVM as a guest hypervisor: an initramfs for L2 that loads KVM's modules and runs a program on
+//! Debian's kernel with KVM as a guest hypervisor: an initramfs for L2 that loads KVM's modules and runs programs on
 //! `/dev/kvm`.
 //!
-//! The guests of that KVM are L3 under our L1. The same program on the KVM lab, where KVM is the only hypervisor, shows
+//! The guests of that KVM are L3 under our L1. The same programs in the KVM lab, where KVM is the only hypervisor, shows
 //! what they must do.
 
 use std::fs;
@@ -12,31 +12,58 @@ use crate::lab::initramfs::Initramfs;
 use crate::lab::modules::{self, MODULES};
 use crate::packages::{self, LinuxKernel};
 
+/// The module that has the processor's side of KVM, and the parameters.
+const KVM_INTEL: &str = "kvm-intel";
 /// What the kernel is told so that it starts quickly and prints the same in every run.
 pub const COMMAND_LINE: &str = "console=ttyS0 quiet nokaslr mitigations=off cryptomgr.notests";
-/// The line that the init script prints last, before the exit status of the program.
+/// The line that the init script prints after each run, before the program's exit status.
 pub const STATUS: &str = "the program's exit status is ";
 
-/// The initramfs: busybox, KVM's modules with these parameters of `kvm_intel`, and the program. The init script hands
-/// the program's exit status to L1 over the second serial line and switches the machine off.
+/// A run of a program in the guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Parameters with which `kvm_intel` is loaded for it.
+    pub parameters: &'a str,
+    /// The program, and its arguments.
+    pub command: &'a str,
+}
+
+/// The initramfs: busybox, KVM's modules, and programs in its root folder. The init script makes the runs one after the
+/// other, hands the exit status of the last run that failed, or 0, to L1 over the second serial line, and switches the
+/// machine off.
 ///
 /// # Errors
 /// [`LabError`].
-pub fn initramfs(kernel: &LinuxKernel, program: &Path, parameters: &str) -> Result<Vec<u8>, LabError> {
-    let mut archive = ["bin", "dev", "proc", "sys", "modules"].into_iter().fold(Initramfs::new(), Initramfs::folder);
+pub fn initramfs(kernel: &LinuxKernel, programs: &[&Path], runs: &[Run<'_>]) -> Result<Vec<u8>, LabError> {
+    let mut archive = ["bin", "dev", "proc", "sys", "tmp", "modules"].into_iter().fold(Initramfs::new(), Initramfs::folder);
     let mut script = String::from(
         "#!/bin/busybox sh\n\
-         for program in mount insmod poweroff; do /bin/busybox ln -s busybox /bin/$program; done\n\
-         mount -t devtmpfs none /dev; mount -t proc none /proc; mount -t sysfs none /sys\n",
+         for program in mount insmod rmmod poweroff; do /bin/busybox ln -s busybox /bin/$program; done\n\
+         mount -t devtmpfs none /dev; mount -t proc none /proc; mount -t sysfs none /sys\n\
+         failure=0\n",
     );
-    for (place, (name, file)) in MODULES.iter().enumerate() {
+    for (name, file) in MODULES {
         archive = archive.file(&format!("modules/{name}.ko"), &modules::strip(&kernel.modules.join(file))?);
-        let parameters = if place + 1 == MODULES.len() { parameters } else { "" };
-        script.push_str(&format!("insmod /modules/{name}.ko {parameters} || echo 'no module {name}'\n"));
+        if *name != KVM_INTEL {
+            script.push_str(&format!("insmod /modules/{name}.ko || echo 'no module {name}'\n"));
+        }
     }
-    script.push_str(&format!("/program\nstatus=$?\necho \"{STATUS}$status\"\necho $status > /dev/ttyS1\npoweroff -f\n"));
+    for Run { parameters, command } in runs {
+        script.push_str(&format!(
+            "echo '{KVM_INTEL} {parameters}: {command}'\n\
+             insmod /modules/{KVM_INTEL}.ko {parameters} || echo 'no module {KVM_INTEL}'\n\
+             /{command}; status=$?\n\
+             echo \"{STATUS}$status\"; [ $status = 0 ] || failure=$status\n\
+             rmmod {KVM_INTEL}\n"
+        ));
+    }
+    script.push_str("echo $failure > /dev/ttyS1\npoweroff -f\n");
     let busybox = packages::busybox()?;
     let busybox = fs::read(&busybox).map_err(|error| LabError::File { file: busybox.display().to_string(), error })?;
-    archive = archive.file("bin/busybox", &busybox).file("program", &modules::strip(program)?);
+    archive = archive.file("bin/busybox", &busybox);
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        archive = archive.file(&name, &modules::strip(program)?);
+    }
     Ok(archive.file("init", script.as_bytes()).finish())
 }

@@ -1,25 +1,74 @@
-//! Small guests on the real KVM of Debian's kernel: where that kernel has Bochs's processor to itself, with VMCS
-//! shadowing allowed to it and not, and where it is a guest of ours.
+//! Guests on the real KVM of Debian's kernel: where that kernel has Bochs's processor to itself, with VMCS shadowing
+//! allowed to it and not, and where it is a guest of ours, so that its own guests are nested ones.
+//!
+//! A boot of Linux in Bochs takes half a minute, so the trials that no other makes likely to fail are ignored:
+//! `cargo test -p tests --test kvm_guests -- --include-ignored`.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use l1_hypervisor::machine::bochs::model;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tests::guest_hypervisor::{self, Run};
 use tests::lab::job::{Ending, Job};
 use tests::lab::{Lab, LabError};
 use tests::skip::skipped;
-use tests::{guest_hypervisor, packages, program};
+use tests::{packages, program};
 
 /// By the lab's clock.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The small guests, each checked exit by exit.
+const GUESTS: &str = "kvm-guests";
+/// What that prints if all is well.
+const GUESTS_PASSED: &str = "8 guests, 0 failed";
+/// L1 as the guest of that KVM, which emulates VMX for it, with a guest of its own.
+const OURS: &str = "l1-hypervisor run hello --machine kvm";
+/// What that guest prints.
+const OURS_PASSED: &str = "Hello from L2.";
+
+/// Parameters of `kvm_intel`. With all that it finds; paging by shadow page tables, which L3 notices by page faults and
+/// exits for CR3 and INVLPG; real mode in virtual-8086 mode and by emulation; and all that it can do without.
+const FEW_PARAMETERS: [&str; 3] = ["", "ept=0", "unrestricted_guest=0 vpid=0 flexpriority=0 vnmi=0 preemption_timer=0"];
+const ALL_PARAMETERS: [&str; 8] = [
+    "",
+    "ept=0",
+    "ept=0 vpid=0",
+    "unrestricted_guest=0",
+    "vpid=0 flexpriority=0 vnmi=0",
+    "preemption_timer=0",
+    "pml=0 eptad=0",
+    "enable_shadow_vmcs=0",
+];
+/// Processors, and how VMREAD and VMWRITE of KVM are served there.
+const WAYS: [(&str, &str); 6] = [
+    ("haswell", "hardware"),
+    ("haswell", "software"),
+    ("skylake-x", "hardware"),
+    ("skylake-x", "software"),
+    ("tigerlake", "hardware"),
+    ("ivy-bridge", "software"),
+];
+/// What KVM can be denied.
+const PROFILES: [&str; 4] = ["no-ept", "no-unrestricted-guest", "no-vpid", "minimal"];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = vec![
+    let mut trials = vec![
         Trial::ignorable_test("on_bare_bochs", on_bare_bochs),
         Trial::ignorable_test("not_in_a_guest_without_vmx", not_in_a_guest_without_vmx),
+        Trial::ignorable_test("hardware", || nested(&["--cpu", "haswell", "--shadowing", "hardware"], &FEW_PARAMETERS)),
+        Trial::ignorable_test("software", || nested(&["--cpu", "haswell", "--shadowing", "software"], &[""])),
     ];
+    trials.extend(WAYS.map(|(processor, shadowing)| {
+        let options = ["--cpu", processor, "--shadowing", shadowing];
+        let name = format!("{processor}_{shadowing}_with_all_parameters");
+        Trial::ignorable_test(name, move || nested(&options, &ALL_PARAMETERS)).with_ignored_flag(true)
+    }));
+    trials.extend(PROFILES.map(|profile| {
+        let options = ["--cpu", "haswell", "--nested-caps", profile];
+        Trial::ignorable_test(format!("profile_{profile}"), move || nested(&options, &[""])).with_ignored_flag(true)
+    }));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -56,11 +105,21 @@ fn on_bare_bochs() -> Result<Completion, Failed> {
 
 /// A guest that is shown no VMX: its KVM finds out and stays away, and its user gets a message and no crash.
 fn not_in_a_guest_without_vmx() -> Result<Completion, Failed> {
-    in_our_guest(&[], " guests, 8 failed", 1)
+    let runs = [Run { parameters: "", command: GUESTS }];
+    in_our_guest(&["--nested", "off"], &runs, &[("8 guests, 8 failed", 1)], 1)
 }
 
-/// Boots the kernel as our guest with these options of `run`. The program must print `expected` and end with `status`.
-fn in_our_guest(options: &[&str], expected: &str, status: i32) -> Result<Completion, Failed> {
+/// KVM as guest hypervisor. The small guests run with each set of parameters of `kvm_intel`, and L1 with the first.
+fn nested(options: &[&str], parameters: &[&str]) -> Result<Completion, Failed> {
+    let mut runs: Vec<Run<'_>> = parameters.iter().map(|parameters| Run { parameters, command: GUESTS }).collect();
+    runs.push(Run { parameters: "", command: OURS });
+    let options = [&["--nested", "on", "--memory", "512M"], options].concat();
+    in_our_guest(&options, &runs, &[(GUESTS_PASSED, parameters.len()), (OURS_PASSED, 1)], 0)
+}
+
+/// Boots the kernel as our guest with these options of `run`. The programs must print each of the texts so many times,
+/// and each must end with `status`.
+fn in_our_guest(options: &[&str], runs: &[Run<'_>], expected: &[(&str, usize)], status: i32) -> Result<Completion, Failed> {
     if let Err(problem) = l1_hypervisor::machine::bochs::process::is_installed() {
         return skipped(problem);
     }
@@ -68,7 +127,8 @@ fn in_our_guest(options: &[&str], expected: &str, status: i32) -> Result<Complet
         Ok(kernel) => kernel,
         Err(problem) => return skipped(problem),
     };
-    let initramfs = match guest_hypervisor::initramfs(&kernel, program::kvm_guests()?, "") {
+    let program = program::l1_hypervisor()?;
+    let initramfs = match guest_hypervisor::initramfs(&kernel, &[program::kvm_guests()?, program], runs) {
         Ok(initramfs) => initramfs,
         Err(error) if error.is_missing() => return skipped(error),
         Err(error) => return Err(lab_failed(&error)),
@@ -76,18 +136,23 @@ fn in_our_guest(options: &[&str], expected: &str, status: i32) -> Result<Complet
     let folder = tempfile::tempdir()?;
     let initrd = folder.path().join("initrd.cpio");
     std::fs::write(&initrd, initramfs)?;
-    let output = Command::new(program::l1_hypervisor()?)
-        .args(["run", "--machine", "bochs", "--timeout", "300s", "--append", guest_hypervisor::COMMAND_LINE, "--initrd"])
+    let output = Command::new(program)
+        .args(["run", "--machine", "bochs", "--timeout", "900s", "--append", guest_hypervisor::COMMAND_LINE, "--initrd"])
         .arg(&initrd)
         .args(options)
         .arg(&kernel.image)
         .stdin(Stdio::null())
         .output()?;
     let printed = String::from_utf8_lossy(&output.stdout);
-    let ends = format!("{}{status}", guest_hypervisor::STATUS);
-    if !printed.contains(expected) || !printed.contains(&ends) || output.status.success() != (status == 0) {
+    let ends = format!("{}{status}\n", guest_hypervisor::STATUS);
+    let lines = printed.replace('\r', "");
+    let ended = (ends.as_str(), runs.len());
+    let wrong = expected.iter().chain([&ended]).find(|(text, times)| lines.matches(text).count() != *times);
+    if wrong.is_some() || output.status.success() != (status == 0) {
         let messages = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}\n--- output\n{printed}\n--- messages\n{messages}", output.status).into());
+        return Err(
+            format!("{}, not as expected: {wrong:?}\n--- output\n{printed}\n--- messages\n{messages}", output.status).into()
+        );
     }
     Ok(Completion::Completed)
 }
