@@ -111,7 +111,7 @@ fn vmread(vmx: &Vmx, count: u64) -> Result<u64, l2_guests::Failure> {
     let l3 = L3::new(vmx, Mode::Long, code_address(plain_loop), None)?;
     let start = tsc::read();
     for _ in 0..count {
-        l3.read(Field::HOST_RIP);
+        let _read = l3.read(Field::HOST_RIP);
     }
     Ok(tsc::read() - start)
 }
