@@ -100,8 +100,9 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         vcpu.platform.invalidate_ept();
     }
     // L3's translations are tagged with a VPID of L1's whether or not L2 uses VPIDs; without them every entry and exit
-    // drops what is cached (SDM 3C 28.3.3.1 "Operations that Invalidate Cached Mappings").
-    if !secondary.contains(Secondary::ENABLE_VPID) {
+    // drops what is cached (SDM 3C 28.3.3.1 "Operations that Invalidate Cached Mappings"). What the last exit has dropped
+    // for all VPIDs cannot have come back: nothing has run with L3's since, and L2's own is dropped by the exit to come.
+    if !core::mem::take(&mut nested.translations_dropped) && !secondary.contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
     }
     vmcs23.launched = true;

@@ -68,6 +68,8 @@ pub struct Nested {
     loaded: HostState,
     /// L2's interruptibility state when it entered L3.
     interruptibility12: u64,
+    /// Whether the translations of all VPIDs were dropped at the last exit to L2, and L3 has not run since.
+    translations_dropped: bool,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
     /// The end of the run, if there is no going on.
@@ -114,6 +116,7 @@ impl Nested {
             host_is_loaded: false,
             loaded: HostState::default(),
             interruptibility12: 0,
+            translations_dropped: false,
             free: free_fields(),
             end: None,
         }
