@@ -236,3 +236,7 @@ fn inherited<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> shadow::merge::Inherited {
         dr7: read(Field::GUEST_DR7),
     }
 }
+
+#[cfg(test)]
+#[path = "tests/round_trip.rs"]
+mod round_trip;
