@@ -21,6 +21,9 @@ const BY_L3: u64 = 0x8877_6655_4433_2211;
 /// An encoding that no processor has, and one that no bitmap has.
 const UNSUPPORTED: u64 = 0x7ffe;
 const BEYOND_BITMAPS: u64 = 0x8000 | Field::GUEST_RIP.0 as u64;
+/// Access rights of the segment registers, and their bits that are not reserved (SDM 3C table 24-2).
+const ACCESS_RIGHTS: core::ops::RangeInclusive<u32> = Field::GUEST_ES_ACCESS_RIGHTS.0..=Field::GUEST_TR_ACCESS_RIGHTS.0;
+const ACCESS_RIGHTS_DEFINED: u64 = 0x1_f0ff;
 /// CF and ZF.
 const CARRY: u64 = 1;
 const ZERO: u64 = 1 << 6;
@@ -143,7 +146,10 @@ impl Scene {
     fn field(&mut self, field: Field) -> Outcome {
         let encoding = u64::from(field.0);
         let mask = if field.is_high() { 0xffff_ffff } else { field.width().mask() };
-        let put = |value| move || write_field(encoding, value);
+        // Some processors, and KVM, drop the reserved bits of access rights at VMWRITE.
+        let kept = if ACCESS_RIGHTS.contains(&field.0) { ACCESS_RIGHTS_DEFINED } else { u64::MAX };
+        let mask = mask & kept;
+        let put = |value| move || write_field(encoding, value & kept);
         for (read_bit, write_bit) in [(false, false), (false, true), (true, false), (true, true)] {
             region::set_bit(self.bitmaps[0], encoding, read_bit);
             region::set_bit(self.bitmaps[1], encoding, write_bit);
@@ -152,7 +158,7 @@ impl Scene {
             let read = self.execute(read, encoding, 0)?;
             let expected = if read_bit { Done3::Exit } else { Done3::Done { value: BY_L2 & mask, flags: 0 } };
             ensure!(read == expected, "VMREAD of {field}, bits {read_bit} and {write_bit}: {read:x?}, not {expected:x?}");
-            match (self.execute(write, encoding, BY_L3)?, write_bit) {
+            match (self.execute(write, encoding, BY_L3 & kept)?, write_bit) {
                 (Done3::Exit, true) | (Done3::Done { flags: 0, .. }, false) => {}
                 (outcome, _) => fail!("VMWRITE of {field}, bits {read_bit} and {write_bit}: {outcome:x?}"),
             }

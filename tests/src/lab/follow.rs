@@ -135,6 +135,9 @@ impl Follower<'_> {
             Ending::TimedOut => "timed out".to_owned(),
         };
         self.progress(&format!("{name}: {ended}, {:.1} million instructions", instructions as f64 / 1e6));
+        if std::env::var_os("KVM_LAB_VERBOSE").is_some() && ending != Ending::Exited(0) {
+            eprintln!("{}", String::from_utf8_lossy(&stderr));
+        }
         self.results.push(JobResult { ending, instructions, stdout, stderr, kernel_log, files });
         Ok(())
     }

@@ -35,6 +35,8 @@ const DR7_AFTER_EXIT: u64 = 0x400;
 const MOV_SS_BLOCKING: u64 = 1 << 1;
 /// Bit 31 of the exit reason: VM-entry failure.
 const ENTRY_FAILURE: u32 = 1 << 31;
+/// VPID 0 is what a processor without VPIDs uses; VM entry refuses it with "enable VPID".
+pub const NO_VPID: u32 = 0;
 /// VPID of L3; L2 has 1.
 pub const VPID: u64 = 2;
 
@@ -100,8 +102,14 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
         vcpu.platform.invalidate_ept();
     }
     // L3's translations are tagged with a VPID of L1's whether or not L2 uses VPIDs; without them every entry and exit
-    // drops what is cached (SDM 3C 28.3.3.1 "Operations that Invalidate Cached Mappings").
-    if !secondary.contains(Secondary::ENABLE_VPID) {
+    // drops what is cached (SDM 3C 28.3.3.1 "Operations that Invalidate Cached Mappings"). What the last exit has dropped
+    // for all VPIDs cannot have come back: nothing has run with L3's since, and L2's own is dropped by the exit to come.
+    let dropped = core::mem::take(&mut nested.translations_dropped);
+    let vpid23 =
+        if secondary.contains(Secondary::ENABLE_VPID) { vmcs23.get_u32(Field::VIRTUAL_PROCESSOR_IDENTIFIER) } else { NO_VPID };
+    // All L3 share the one VPID, so what another of L2's VPIDs has left is dropped, too.
+    let other = core::mem::replace(&mut nested.vpid23, vpid23) != vpid23;
+    if !dropped && (other || vpid23 == NO_VPID) {
         vcpu.platform.invalidate_translations();
     }
     vmcs23.launched = true;

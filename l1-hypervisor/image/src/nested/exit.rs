@@ -344,6 +344,7 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     let Some(vmcs23) = nested.operation.current() else { return };
     if !secondary_controls(vmcs23).contains(Secondary::ENABLE_VPID) {
         vcpu.platform.invalidate_translations();
+        nested.translations_dropped = true;
     }
     // L2 goes on at an address of its own, and not behind what L1 has done for L3.
     vcpu.finished_at = u64::MAX;

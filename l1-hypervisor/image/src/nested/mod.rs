@@ -70,6 +70,10 @@ pub struct Nested {
     loaded: HostState,
     /// L2's interruptibility state when it entered L3.
     interruptibility12: u64,
+    /// Whether the translations of all VPIDs were dropped at the last exit to L2, and L3 has not run since.
+    translations_dropped: bool,
+    /// L2's VPID of the L3 that ran last.
+    vpid23: u32,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
     /// The end of the run, if there is no going on.
@@ -117,6 +121,8 @@ impl Nested {
             host_is_loaded: false,
             loaded: HostState::default(),
             interruptibility12: 0,
+            translations_dropped: false,
+            vpid23: entry::NO_VPID,
             free: free_fields(),
             end: None,
         }
@@ -240,3 +246,7 @@ fn inherited<P: Platform>(vcpu: &mut Vcpu<'_, P>) -> shadow::merge::Inherited {
 #[cfg(test)]
 #[path = "tests/cve_classes.rs"]
 mod cve_classes;
+
+#[cfg(test)]
+#[path = "tests/round_trip.rs"]
+mod round_trip;

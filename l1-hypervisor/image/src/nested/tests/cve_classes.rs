@@ -1,6 +1,7 @@
 //! Classes of security holes of other hypervisors' nested VMX, each with the tests that L1 has for its like. The classes that
 //! crate `shadow` can show are in its own `cve_classes.rs`.
 
+use vmcs::controls::SecondaryProcessorBased;
 use vmcs::event::{InterruptionInformation, Vector};
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
@@ -126,4 +127,22 @@ fn stale_translations_cve_2026_89932() {
     let before = vcpu.platform.invalidations;
     vcpu.nested_step(&Scripted::new(Reason::VMCALL).length(3)).expect("L2 goes on");
     assert!(vcpu.platform.invalidations > before, "and so does an exit");
+}
+
+/// A VPID was used by one nested guest after another, and nothing dropped what the first had left.
+#[test]
+fn stale_translations_of_another_vpid_cve_2026_89932() {
+    let mut machine = Machine::hypervisor();
+    let mut vcpu = machine.guest_hypervisor();
+    let enable_vpid = SecondaryProcessorBased::ENABLE_VPID.bits().into();
+    vcpu.vmwrites(&[(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS, enable_vpid)]);
+    let mut launch = Reason::VMLAUNCH;
+    for (vpid, drops) in [(1, true), (1, false), (2, true), (1, true), (1, false)] {
+        vcpu.vmwrites(&[(Field::VIRTUAL_PROCESSOR_IDENTIFIER, vpid)]);
+        let before = vcpu.platform.invalidations;
+        vcpu.enter_l3(launch).expect("L3 runs");
+        assert_eq!(vcpu.platform.invalidations > before, drops, "VPID {vpid}");
+        vcpu.nested_step(&Scripted::new(Reason::VMCALL).length(3)).expect("L2 goes on");
+        launch = Reason::VMRESUME;
+    }
 }
