@@ -7,7 +7,7 @@ use l2_guests::vmx::guest_state::Mode;
 use l2_guests::vmx::instruction::{Answer, invvpid, vmclear, vmptrld, vmptrst, vmread, vmwrite};
 use l2_guests::vmx::l3::code_address;
 use l2_guests::vmx::{L3, Vmx, enable, region};
-use l2_guests::{Failure, Outcome, ensure, l3_code, println};
+use l2_guests::{Failure, Outcome, ensure, l3_code, msr, println};
 use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
@@ -75,8 +75,12 @@ fn take_turn(side: &mut Side, exits: u64) -> Outcome {
     // SAFETY: writes to a variable.
     let (answer, pointer) = unsafe { vmptrst() };
     ensure!(answer == Answer::Succeed && pointer == side.l3.vmcs, "VMPTRST: {answer}, {pointer:#x}");
+    // Each has host state of its own, too.
+    side.l3.write(Field::HOST_IA32_SYSENTER_ESP, side.page);
     for _ in 0..exits {
         side.l3.run_to(Reason::VMCALL)?;
+        let loaded = msr::read(msr::SYSENTER_ESP);
+        ensure!(loaded == Ok(side.page), "{}: an exit loaded {loaded:x?}, not {:#x}", side.name, side.page);
         side.l3.skip_instruction();
         side.turns += 1;
         let (in_memory, in_register) = (region::read(side.page), side.l3.registers().rbx);

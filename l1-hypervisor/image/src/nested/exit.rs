@@ -314,7 +314,8 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
     platform.write(Field::GUEST_CR4, real_cr4(&vcpu.capabilities, host.cr4));
     let interruptibility = if nmi_blocking { NMI_BLOCKING } else { 0 };
     // L2 was active and had no debug exception pending when it executed VMRESUME; only NMIs may have been blocked.
-    let same = HostState { cr3: host.cr3, ..nested.loaded } == host;
+    // Another VMCS has other host state.
+    let same = nested.loaded_from == slot && HostState { cr3: host.cr3, ..nested.loaded } == host;
     let loaded = nested.host_is_loaded && same && segments_are_loaded(vmcs23, platform);
     if !loaded || nested.interruptibility12 != interruptibility {
         platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, interruptibility);
@@ -334,6 +335,7 @@ fn load<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, kept: &Kept, n
             platform.write(field, value);
         }
         nested.loaded = host;
+        nested.loaded_from = slot;
         nested.host_is_loaded = host.is_64_bit;
         super::guarded::guard(vcpu, nested);
     }

@@ -68,6 +68,8 @@ pub struct Nested {
     host_is_loaded: bool,
     /// What that exit has loaded.
     loaded: HostState,
+    /// From the vmcs23 in which slot.
+    loaded_from: Option<usize>,
     /// L2's interruptibility state when it entered L3.
     interruptibility12: u64,
     /// Whether the translations of all VPIDs were dropped at the last exit to L2, and L3 has not run since.
@@ -120,6 +122,7 @@ impl Nested {
             timer: None,
             host_is_loaded: false,
             loaded: HostState::default(),
+            loaded_from: None,
             interruptibility12: 0,
             translations_dropped: false,
             vpid23: entry::NO_VPID,
