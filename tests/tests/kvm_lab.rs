@@ -5,10 +5,14 @@
 //!
 //! One boot for each processor model serves all its tests; `cargo test --test kvm_lab -- hello` boots for those only.
 
+#[path = "kvm_lab/cost.rs"]
+mod cost;
 #[path = "kvm_lab/deviation.rs"]
 mod deviation;
 #[path = "kvm_lab/fields.rs"]
 mod fields;
+#[path = "kvm_lab/guest_hypervisors.rs"]
+mod guest_hypervisors;
 #[path = "kvm_lab/outcome.rs"]
 mod outcome;
 
@@ -35,12 +39,31 @@ const MORE_GUESTS: &[&str] =
 /// Processor models, and whether KVM may use VMCS shadowing there. Ivy Bridge has none.
 const MACHINES: &[(&str, &[bool])] = &[("haswell", &[true, false]), ("ivy-bridge", &[true])];
 
-/// Arguments on every machine. The guests need little memory.
-const COMMON: &[&str] = &["--memory", "16M", "--trace", "canonical", "--quiet"];
+/// Arguments on every machine.
+const COMMON: &[&str] = &["--quiet"];
 /// Where the program leaves its trace in the lab.
 const TRACE: &str = "/tmp/trace.txt";
 /// By the lab's clock.
 const TIMEOUT: Duration = Duration::from_secs(40);
+
+/// What runs in KVM and on bare Bochs and must be alike.
+#[derive(Debug, Clone)]
+struct Case {
+    /// Part of the test's name.
+    name: String,
+    /// Arguments of the program in KVM, beside [`COMMON`].
+    in_kvm: Vec<String>,
+    /// The same for bare Bochs.
+    on_bochs: Vec<String>,
+}
+
+impl Case {
+    /// A guest that needs no arguments.
+    fn guest(guest: &str) -> Self {
+        let arguments = ["--memory", "16M", "--trace", "canonical", guest].map(str::to_owned).to_vec();
+        Self { name: guest.to_owned(), in_kvm: arguments.clone(), on_bochs: arguments }
+    }
+}
 
 /// The one boot of a processor model.
 #[derive(Debug)]
@@ -110,13 +133,22 @@ fn main() -> ExitCode {
         Trial::test("no_rule_of_vm_entry_reads_a_field_that_kvm_lacks", fields::check_rules),
     ];
     let mut boots = Vec::new();
-    for (name, shadowing) in MACHINES {
+    for (number_of_model, (name, shadowing)) in MACHINES.iter().enumerate() {
         let model = model::find(name).unwrap_or_else(|| panic!("Bochs has no model {name}"));
         let boot = Arc::new(Boot { model, jobs: OnceLock::new(), run: OnceLock::new() });
         let mut jobs = Vec::new();
+        let budgets = if number_of_model == 0 { cost::BUDGETS } else { &[] };
+        for (trial, cost_jobs) in budgets.iter().map(|budget| cost_trial(budget, &boot)) {
+            if !arguments.is_filtered_out(&trial) {
+                jobs.extend(cost_jobs);
+            }
+            trials.push(trial);
+        }
         for (number, &shadow_vmcs) in shadowing.iter().enumerate() {
             let more = if number == 0 { MORE_GUESTS } else { &[] };
-            let guests = GUESTS.iter().chain(more).map(|guest| (trial(guest, shadow_vmcs, &boot), job(guest, shadow_vmcs)));
+            let mut cases: Vec<Case> = GUESTS.iter().chain(more).map(|guest| Case::guest(guest)).collect();
+            cases.extend(guest_hypervisors::cases(model, shadow_vmcs));
+            let guests = cases.into_iter().map(|case| (trial(&case, shadow_vmcs, &boot), job(&case, shadow_vmcs)));
             let doctor = (fields_trial(shadow_vmcs, &boot), fields_job(shadow_vmcs));
             for (trial, job) in guests.chain([doctor]) {
                 if !arguments.is_filtered_out(&trial) {
@@ -143,17 +175,35 @@ fn job_name(guest: &str, shadow_vmcs: bool) -> String {
     format!("enable_shadow_vmcs={}::{guest}", u8::from(shadow_vmcs))
 }
 
-fn job(guest: &str, shadow_vmcs: bool) -> Job {
+fn job(case: &Case, shadow_vmcs: bool) -> Job {
     let arguments =
-        ["run", guest, "--machine", "kvm", "--trace-out", TRACE].into_iter().chain(COMMON.iter().copied()).map(str::to_owned);
-    let name = job_name(guest, shadow_vmcs);
-    Job { name, arguments: arguments.collect(), shadow_vmcs, files: vec![TRACE.to_owned()], timeout: TIMEOUT }
+        ["run", "--machine", "kvm", "--trace-out", TRACE].into_iter().chain(COMMON.iter().copied()).map(str::to_owned);
+    let arguments = arguments.chain(case.in_kvm.iter().cloned()).collect();
+    Job { name: job_name(&case.name, shadow_vmcs), arguments, shadow_vmcs, files: vec![TRACE.to_owned()], timeout: TIMEOUT }
 }
 
-fn trial(guest: &'static str, shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
+fn trial(case: &Case, shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
+    let (case, boot) = (case.clone(), Arc::clone(boot));
+    let job = job_name(&case.name, shadow_vmcs);
+    Trial::ignorable_test(format!("{}::{job}", boot.model.name), move || compare(&case, &job, &boot))
+}
+
+/// The jobs that say what an exit of L3 costs, and their test.
+fn cost_trial(budget: &'static cost::Budget, boot: &Arc<Boot>) -> (Trial, [Job; 2]) {
+    let jobs = cost::EXITS.map(|exits| Job {
+        name: budget.job(exits),
+        arguments: budget.arguments(exits),
+        shadow_vmcs: true,
+        files: Vec::new(),
+        timeout: TIMEOUT,
+    });
     let boot = Arc::clone(boot);
-    let job = job_name(guest, shadow_vmcs);
-    Trial::ignorable_test(format!("{}::{job}", boot.model.name), move || compare(guest, &job, &boot))
+    let name = format!("{}::cost of an exit of L3 with {} shadowing", boot.model.name, budget.shadowing);
+    let test = move || match (boot.result(&budget.job(cost::EXITS[0])), boot.result(&budget.job(cost::EXITS[1]))) {
+        (Ok(few), Ok(many)) => budget.check(&few, &many).map(|()| Completion::Completed),
+        (Err(problem), _) | (_, Err(problem)) => problem.verdict(),
+    };
+    (Trial::ignorable_test(name, test), jobs)
 }
 
 fn fields_job(shadow_vmcs: bool) -> Job {
@@ -173,12 +223,12 @@ fn fields_trial(shadow_vmcs: bool, boot: &Arc<Boot>) -> Trial {
     })
 }
 
-fn compare(guest: &str, job: &str, boot: &Boot) -> Result<Completion, Failed> {
+fn compare(case: &Case, job: &str, boot: &Boot) -> Result<Completion, Failed> {
     let in_kvm = match boot.result(job) {
         Ok(outcome) => outcome,
         Err(problem) => return problem.verdict(),
     };
-    let bare = outcome::on_bochs(guest, boot.model, COMMON)?;
-    deviation::compare(guest, &bare, &in_kvm)?;
+    let bare = outcome::on_bochs(boot.model, COMMON, &case.on_bochs)?;
+    deviation::compare(&case.name, &bare, &in_kvm)?;
     Ok(Completion::Completed)
 }

@@ -21,13 +21,14 @@ pub struct Outcome {
 }
 
 /// Runs the program on this machine, with bare Bochs.
-pub fn on_bochs(guest: &str, model: &Model, common: &[&str]) -> Result<Outcome, Failed> {
+pub fn on_bochs(model: &Model, common: &[&str], arguments: &[String]) -> Result<Outcome, Failed> {
     let folder = tempfile::tempdir()?;
     let trace = folder.path().join("trace.txt");
     let output = Command::new(program::l1_hypervisor()?)
-        .args(["run", guest, "--machine", "bochs", "--cpu", model.name, "--trace-out"])
+        .args(["run", "--machine", "bochs", "--cpu", model.name, "--trace-out"])
         .arg(&trace)
         .args(common)
+        .args(arguments)
         .stdin(Stdio::null())
         .output()?;
     Ok(Outcome {
