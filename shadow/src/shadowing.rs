@@ -43,6 +43,8 @@ const READ_WRITE: &[Field] = &[
 
 /// Read without an exit.
 const READ_ONLY: &[Field] = &[
+    // KVM asks at every exit whether its log has entries.
+    Field::PML_INDEX,
     Field::GUEST_PHYSICAL_ADDRESS,
     Field::EXIT_REASON,
     Field::VM_EXIT_INTERRUPTION_INFORMATION,
