@@ -1,5 +1,6 @@
-//! Times the round trips of a guest hypervisor: `nested-benchmark OPERATION COUNT` prints lines `WHAT COUNT TICKS`. Without
-//! arguments it does each operation a few times and prints no ticks.
+//! Times the round trips of a guest hypervisor: `nested-benchmark OPERATION COUNT` prints lines `WHAT COUNT TICKS`.
+//!
+//! Without arguments it does each operation a few times and prints no ticks.
 //!
 //! OPERATION is `cpuid`: L3 executes CPUID, and for each the handler does 6 VMREAD, 1 VMWRITE and VMRESUME; `steps`: the same
 //! with the clock read on the way, which gives `exit`, from CPUID to L2, `handler`, in L2, and `entry`, from L2 to behind

@@ -13,10 +13,22 @@ const EVERYWHERE: &[&str] = &["nested-cpuid", "nested-two-vmcs", "nested-no-ept"
 
 /// More for one setting of one processor. `nested-events` is not among them: Bochs never ends virtual-NMI blocking at a VM
 /// entry, so that L1's own is set for ever after the first NMI that is injected (see docs/deviations.md).
-const MORE: &[&str] = &["nested-vmx-errors", "nested-ept", "nested-msr-lists", "nested-modes", "nested-32-bit"];
+const MORE: &[&str] = &["nested-ept", "nested-msr-lists", "nested-modes", "nested-32-bit"];
 
 /// Guests that take long, with hardware shadowing only.
-const LONG: &[&str] = &["nested-controls", "nested-entry-failures", "nested-shadow-matrix"];
+const LONG: &[&str] = &["nested-entry-failures"];
+
+/// Guests of which only the output is compared (see docs/deviations.md). The first two leave the CR3-target values out,
+/// which KVM does not have; where `nested-vmx-errors` writes to an address without RAM, KVM reports the access as one to the
+/// whole page.
+const OUTPUT_ONLY: &[(&str, &[&str])] = &[
+    ("nested-controls", &["hardware"]),
+    ("nested-shadow-matrix", &["hardware"]),
+    ("nested-vmx-errors", &["hardware", "software"]),
+];
+
+/// Value of `--trace`: what L2 and L3 can observe.
+const OBSERVABLE: &str = "observable";
 
 /// The processor that is tested most.
 const FIRST: &str = "haswell";
@@ -34,19 +46,22 @@ pub fn cases(model: &Model, shadow_vmcs: bool) -> Vec<Case> {
         }
         // L1's own image is a guest hypervisor, too.
         cases.extend(both(model, "hello at depth 2", &["--depth", "2", "hello"]));
-        cases.extend(LONG.iter().map(|guest| case(model, guest, &[guest], "hardware")));
+        cases.extend(LONG.iter().map(|guest| case(model, guest, &[guest], "hardware", OBSERVABLE)));
+        for (guest, shadowing) in OUTPUT_ONLY {
+            cases.extend(shadowing.iter().map(|shadowing| case(model, guest, &[guest], shadowing, "off")));
+        }
     }
     cases
 }
 
 fn both(model: &Model, name: &str, arguments: &[&str]) -> [Case; 2] {
-    ["hardware", "software"].map(|shadowing| case(model, name, arguments, shadowing))
+    ["hardware", "software"].map(|shadowing| case(model, name, arguments, shadowing, OBSERVABLE))
 }
 
-fn case(model: &Model, name: &str, guest: &[&str], shadowing: &str) -> Case {
+fn case(model: &Model, name: &str, guest: &[&str], shadowing: &str, trace: &str) -> Case {
     let bare = if model.name == FIRST { shadowing } else { "software" };
     let arguments = |shadowing: &str| {
-        let options = ["--memory", "128M", "--trace", "observable", "--shadowing", shadowing];
+        let options = ["--memory", "128M", "--trace", trace, "--shadowing", shadowing];
         options.into_iter().chain(guest.iter().copied()).map(str::to_owned).collect()
     };
     Case { name: format!("{name} with {shadowing} shadowing"), in_kvm: arguments(shadowing), on_bochs: arguments(bare) }
