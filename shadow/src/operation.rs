@@ -326,9 +326,6 @@ impl Operation {
 }
 
 #[cfg(test)]
-use crate::tests::haswell;
-
-#[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]
 mod tests;

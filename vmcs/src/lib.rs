@@ -45,3 +45,5 @@ pub mod msr_area;
 pub mod qualification;
 pub mod register;
 pub mod software;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

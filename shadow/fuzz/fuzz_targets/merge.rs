@@ -9,12 +9,10 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use vmcs::capability::Capabilities;
 
-#[path = "../../src/tests/haswell.rs"]
-mod haswell;
 #[path = "../../src/merge/invariants.rs"]
 mod invariants;
 
 static REAL: LazyLock<Capabilities> =
-    LazyLock::new(|| Capabilities::read(haswell::haswell).expect("every MSR that exists is given"));
+    LazyLock::new(|| Capabilities::read(vmcs::testing::haswell).expect("every MSR that exists is given"));
 
 fuzz_target!(|program: &[u8]| invariants::run(&REAL, program));

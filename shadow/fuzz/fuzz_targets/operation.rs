@@ -15,8 +15,6 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/tests/haswell.rs"]
-mod haswell;
 #[path = "../../src/operation/model.rs"]
 mod model;
 

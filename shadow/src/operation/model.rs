@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use super::haswell::haswell;
 use shadow::capability::VMCS_REVISION_IDENTIFIER;
 use shadow::operation::{Machine, Operation, Reply, SLOTS};
 use shadow::vmcs23::{REGION_SIZE, SHADOW_INDICATOR, Vmcs23};
@@ -17,6 +16,7 @@ use vmcs::controls::SecondaryProcessorBased as Secondary;
 use vmcs::field::{FIELDS, Field};
 use vmcs::instruction_error::InstructionError;
 use vmcs::msr::IA32_VMX_PROCBASED_CTLS2;
+use vmcs::testing::haswell;
 
 /// Bits of a physical address.
 pub const PHYSICAL_ADDRESS_WIDTH: u32 = 36;

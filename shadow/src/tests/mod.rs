@@ -1,7 +1,6 @@
 //! Tests that are about more than one module, and what the tests of the modules share.
 
 mod cve_classes;
-pub(crate) mod haswell;
 
 use vmcs::capability::Capabilities;
 use vmcs::controls::{Entry, PinBased, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
@@ -13,7 +12,7 @@ use crate::vmcs23::Vmcs23;
 
 /// The capability MSRs of Bochs's Haswell.
 pub(crate) fn real() -> Capabilities {
-    Capabilities::read(haswell::haswell).expect("every MSR that exists is given")
+    Capabilities::read(vmcs::testing::haswell).expect("every MSR that exists is given")
 }
 
 /// A VMCS that L2 has written these fields of.

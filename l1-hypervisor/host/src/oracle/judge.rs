@@ -212,23 +212,7 @@ mod tests {
 
     /// Haswell's capabilities.
     fn judge() -> Judge {
-        let value = |number| {
-            Some(match number {
-                0x480 => 0x00d8_1000_0000_002b,
-                0x481 | 0x48d => 0x7f_0000_0016,
-                0x482 | 0x48e => 0xf7f9_fffe_0400_6172,
-                0x483 | 0x48f => 0x7f_ffff_0003_6dfb,
-                0x484 | 0x490 => 0xffff_0000_11fb,
-                0x486 => 0x8000_0021,
-                0x487 => 0xffff_ffff,
-                0x488 => 0x2000,
-                0x489 => 0x17_27ff,
-                0x48b => 0x4_7fff_0000_0000,
-                0x48c => 0xf01_0633_4141,
-                _ => 0,
-            })
-        };
-        let capabilities = Capabilities::read(value).expect("all are there");
+        let capabilities = Capabilities::read(vmcs::testing::haswell).expect("all are there");
         let host =
             HostState { cr0: 0x8001_0031, cr4: 0x2020, efer: 0xd00, code_selector: 8, task_selector: 24, ..HostState::default() };
         let machine = Machine {

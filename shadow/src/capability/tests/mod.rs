@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use vmcs::capability::AllowedSettings;
 use vmcs::controls::{Entry, PinBased, PrimaryExit, PrimaryProcessorBased as Primary, SecondaryProcessorBased as Secondary};
 use vmcs::field::Field;
+use vmcs::testing::haswell;
 
 use super::*;
-use crate::tests::haswell::haswell;
 
 /// The bits of CR4 that L1 gives its guest on Bochs's Haswell.
 const CR4: u64 = 0x0017_07ff;
