@@ -8,7 +8,7 @@ use vmcs::event::{InterruptionInformation as Information, Vector};
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
 
-use super::HOST_POLLS_PER_SECOND;
+use super::time::HOST_POLLS_PER_SECOND;
 use crate::context::register::{RAX, RSP};
 use crate::exit::Action;
 use crate::testing::{Machine, START, Scripted, TSC_FREQUENCY, TestVcpu, handle, step};
