@@ -92,11 +92,6 @@ pub fn emulate(
     Ok(Outcome::Completed { next_rip })
 }
 
-/// Makes the decoder build its tables, which allocates. Called once at the start; [`emulate`] allocates nothing then.
-pub fn prepare() {
-    decode(Bitness::Bits64, 0, &[0x90]).ok();
-}
-
 /// Fetches and decodes the instruction. The second page is read only if the instruction reaches into it.
 fn fetch(
     state: &InstructionState<'_>,

@@ -6,6 +6,7 @@ use vmcs::event::Vector;
 use vmcs::field::Field;
 
 use super::information::Exit;
+use super::segment::BASES;
 use super::{Action, End, EndText};
 use crate::device::{Devices, Nanoseconds};
 use crate::emulate::{self, EmulationError, InstructionState, MmioBus, Outcome};
@@ -82,14 +83,6 @@ fn access_through_missing_table<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit
 }
 
 fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
-    const BASES: [Field; 6] = [
-        Field::GUEST_ES_BASE,
-        Field::GUEST_CS_BASE,
-        Field::GUEST_SS_BASE,
-        Field::GUEST_DS_BASE,
-        Field::GUEST_FS_BASE,
-        Field::GUEST_GS_BASE,
-    ];
     let paging = vcpu.paging_state();
     let mode = vcpu.code_size();
     let segment_bases = BASES.map(|field| vcpu.platform.read(field));

@@ -9,6 +9,15 @@ use crate::vcpu::Vcpu;
 /// Number of SS among the segment registers, as instruction information encodes them.
 pub const STACK: usize = 2;
 
+/// Bases of the segment registers, by their numbers.
+pub const BASES: [Field; 6] = [
+    Field::GUEST_ES_BASE,
+    Field::GUEST_CS_BASE,
+    Field::GUEST_SS_BASE,
+    Field::GUEST_DS_BASE,
+    Field::GUEST_FS_BASE,
+    Field::GUEST_GS_BASE,
+];
 const LIMITS: [Field; 6] = [
     Field::GUEST_ES_LIMIT,
     Field::GUEST_CS_LIMIT,
@@ -17,7 +26,8 @@ const LIMITS: [Field; 6] = [
     Field::GUEST_FS_LIMIT,
     Field::GUEST_GS_LIMIT,
 ];
-const RIGHTS: [Field; 6] = [
+/// Their access rights.
+pub const RIGHTS: [Field; 6] = [
     Field::GUEST_ES_ACCESS_RIGHTS,
     Field::GUEST_CS_ACCESS_RIGHTS,
     Field::GUEST_SS_ACCESS_RIGHTS,

@@ -9,7 +9,7 @@ use shadow::exit::{
 use shadow::field_set::FieldSet;
 use shadow::reflect::{Decision, Facts, decide, secondary_controls};
 use vmcs::controls::{PinBased, PrimaryExit, SecondaryProcessorBased as Secondary};
-use vmcs::event::{EventType, InterruptionInformation};
+use vmcs::event::{EventType, Interruptibility, InterruptionInformation};
 use vmcs::exit_reason::{BasicExitReason as Reason, ExitReason, When};
 use vmcs::field::Field;
 use vmcs::instruction_information::{InstructionInformation, Operands};
@@ -28,7 +28,7 @@ use crate::vmcs12::{CR0_PG, CR4_PAE, real_cr0, real_cr4};
 const IA_32E_MODE_GUEST: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
 /// Blocking by NMI, in the interruptibility state.
-const NMI_BLOCKING: u64 = 1 << 3;
+pub(super) const NMI_BLOCKING: u64 = Interruptibility::BLOCKING_BY_NMI.bits() as u64;
 
 /// An exit of L3.
 pub fn handle<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> Action {
@@ -72,10 +72,9 @@ fn was_delivering<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit) -> bool 
 /// find NMIs blocked (SDM 3C 27.2.3 "Information About NMI Unblocking Due to IRET").
 fn restore_nmi_blocking<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &mut Exit, qualification: u64) {
     const NMI_UNBLOCKING: u64 = EptViolation::NMI_UNBLOCKING_DUE_TO_IRET;
-    const BLOCKING_BY_NMI: u64 = 1 << 3;
     if qualification & NMI_UNBLOCKING != 0 && exit.idt_vectoring(&mut vcpu.platform) >> 31 == 0 {
         let state = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE);
-        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_BY_NMI);
+        vcpu.platform.write(Field::GUEST_INTERRUPTIBILITY_STATE, state | NMI_BLOCKING);
     }
 }
 
@@ -219,7 +218,7 @@ pub fn leave<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informati
     nested.regions.events.left(information, rip, vmcs23, &mut vcpu.platform);
     let interruption = InterruptionInformation(information.interruption);
     let by_nmi = reason == Reason::EXCEPTION_OR_NMI && interruption.is_valid() && interruption.event_type() == EventType::NMI;
-    let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
+    let blocked = vmcs23.get(Field::GUEST_INTERRUPTIBILITY_STATE) & NMI_BLOCKING != 0;
     let nmi_blocking = by_nmi || blocked && !pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
     let cr0 = vmcs23.get(Field::GUEST_CR0);
     msr_lists::store_on_exit(vcpu, nested);
@@ -233,7 +232,7 @@ pub fn fail<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, informatio
     let Some(vmcs23) = nested.operation.current() else { return };
     information.write(vmcs23);
     let cr0 = vcpu.seen_cr0();
-    let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & 1 << 3 != 0;
+    let blocked = vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & NMI_BLOCKING != 0;
     let kept = kept(vcpu, PrimaryExit::empty(), cr0);
     nested.host_is_loaded = false;
     load(vcpu, nested, &kept, blocked);

@@ -16,8 +16,6 @@ use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
 const VALID: u64 = 1 << 31;
-/// Blocking by NMI, in the interruptibility state.
-const NMI_BLOCKING: u64 = 1 << 3;
 
 /// Offers the events that wait.
 ///
@@ -66,7 +64,7 @@ fn exiting<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested) -> Option<E
     let virtual_nmis = pin_based(vmcs23, PinBased::VIRTUAL_NMIS);
     if vcpu.devices.nmi_pending() && pin_based(vmcs23, PinBased::NMI_EXITING) {
         // Without virtual NMIs blocking by NMI holds back the NMI itself.
-        let blocked = !virtual_nmis && vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & NMI_BLOCKING != 0;
+        let blocked = !virtual_nmis && vcpu.platform.read(Field::GUEST_INTERRUPTIBILITY_STATE) & exit::NMI_BLOCKING != 0;
         if !blocked {
             return Some(Event::Nmi);
         }

@@ -12,27 +12,11 @@ use vmcs::instruction_information::{InstructionInformation, MemoryOperand, Opera
 use super::physical;
 use crate::exit::Action;
 use crate::exit::information::Exit;
-use crate::exit::segment::{Offsets, STACK};
+use crate::exit::segment::{BASES, Offsets, RIGHTS, STACK};
 use crate::guest_paging::is_canonical;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 
-const BASES: [Field; 6] = [
-    Field::GUEST_ES_BASE,
-    Field::GUEST_CS_BASE,
-    Field::GUEST_SS_BASE,
-    Field::GUEST_DS_BASE,
-    Field::GUEST_FS_BASE,
-    Field::GUEST_GS_BASE,
-];
-const RIGHTS: [Field; 6] = [
-    Field::GUEST_ES_ACCESS_RIGHTS,
-    Field::GUEST_CS_ACCESS_RIGHTS,
-    Field::GUEST_SS_ACCESS_RIGHTS,
-    Field::GUEST_DS_ACCESS_RIGHTS,
-    Field::GUEST_FS_ACCESS_RIGHTS,
-    Field::GUEST_GS_ACCESS_RIGHTS,
-];
 /// FS and GS keep their bases in 64-bit mode.
 const FIRST_WITH_BASE: usize = 4;
 const CODE_SEGMENT: u64 = 1 << 3;
