@@ -58,9 +58,9 @@ pub struct Inherited {
     pub dr7: u64,
 }
 
-/// Controls that L3 gets from L2 alone: what is on in vmcs12 for L2's own sake says nothing about L3.
-const SECONDARY_FROM_L2: Secondary = Secondary::UNRESTRICTED_GUEST
-    .union(Secondary::ENABLE_RDTSCP)
+/// Controls that L3 gets from L2 alone: what is on in vmcs12 for L2's own sake says nothing about L3. "Unrestricted guest" is
+/// not among them: see [`kept_from_l3`].
+const SECONDARY_FROM_L2: Secondary = Secondary::ENABLE_RDTSCP
     .union(Secondary::ENABLE_INVPCID)
     // VMFUNC must exit: the VM-function controls of vmcs13 are 0.
     .union(Secondary::ENABLE_VM_FUNCTIONS)
@@ -134,7 +134,13 @@ const PROCESSOR_BASED: FieldSet = FieldSet::of(&[
 const PDPTES: FieldSet = FieldSet::of(&[Field::GUEST_PDPTE0, Field::GUEST_PDPTE1, Field::GUEST_PDPTE2, Field::GUEST_PDPTE3]);
 const EXCEPTIONS: FieldSet =
     FieldSet::of(&[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH]);
-const CR0: FieldSet = FieldSet::of(&[Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW]);
+const CR0: FieldSet = FieldSet::of(&[
+    Field::GUEST_CR0,
+    Field::CR0_GUEST_HOST_MASK,
+    Field::CR0_READ_SHADOW,
+    Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+    Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS,
+]);
 const CR4: FieldSet = FieldSet::of(&[Field::GUEST_CR4, Field::CR4_GUEST_HOST_MASK, Field::CR4_READ_SHADOW]);
 const LOADED: FieldSet = FieldSet::of(&[
     Field::VM_ENTRY_CONTROLS,
@@ -163,6 +169,7 @@ pub const GROUPS: &[(&str, FieldSet)] = &[
 const VALID: u64 = 1 << 31;
 const EFER_LONG_MODE: u64 = 1 << 8;
 const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
+const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
 
 /// Counts what is written.
@@ -192,6 +199,15 @@ pub fn primary(vmcs23: &Vmcs23, outer: &Outer) -> Primary {
 pub fn secondary(vmcs23: &Vmcs23, outer: &Outer) -> Secondary {
     let merged = (outer.secondary - SECONDARY_FROM_L2 - SECONDARY_OF_L2) | secondary_controls(vmcs23) & SECONDARY_PASSED;
     crate::tsc::Counter::compose(vmcs23, outer.tsc_offset).merge_controls(merged)
+}
+
+/// What of CR0 an L3 must keep that is no unrestricted guest of L2's. In vmcs13 it is one all the same, as L2 is in vmcs12: a
+/// KVM that L1 is a guest of would read and judge all segments at each entry. What remains of the difference is that PE and PG
+/// are 1 (SDM 3C 23.8 "Restrictions on VMX Operation"), which the checks of vmcs23 make sure of for the entry, and for the time
+/// after it these bits, whose writes exit to L1.
+fn kept_from_l3(vmcs23: &Vmcs23, outer: &Outer) -> u64 {
+    let unrestricted = |controls: Secondary| controls.contains(Secondary::UNRESTRICTED_GUEST);
+    if unrestricted(outer.secondary) && !unrestricted(secondary_controls(vmcs23)) { CR0_PE | CR0_PG } else { 0 }
 }
 
 /// Brings vmcs13, which is current, up to date with vmcs23 for a VM entry; says how many fields were written.
@@ -298,7 +314,7 @@ fn derived<V: VmcsAccess>(
         let seen = vmcs23.get(Field::GUEST_CR0);
         let mask = vmcs23.get(Field::CR0_GUEST_HOST_MASK);
         writer.write(Field::GUEST_CR0, (seen | outer.cr0_required) & outer.cr0_allowed);
-        writer.write(Field::CR0_GUEST_HOST_MASK, mask | outer.owned.cr0);
+        writer.write(Field::CR0_GUEST_HOST_MASK, mask | outer.owned.cr0 | kept_from_l3(vmcs23, outer));
         writer.write(Field::CR0_READ_SHADOW, seen & !mask | vmcs23.get(Field::CR0_READ_SHADOW) & mask);
     }
     if changed.intersects(&CR4) {

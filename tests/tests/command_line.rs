@@ -24,6 +24,7 @@ const WITHOUT_MACHINE: &[(&str, Test)] = &[
 const ON_BOCHS: &[(&str, Test)] = &[
     ("success", success),
     ("failure_and_its_report", failure_and_its_report),
+    ("without_records", without_records),
     ("crash", crash),
     ("halted_for_ever", halted_for_ever),
     ("timeout", timeout),
@@ -141,6 +142,16 @@ fn failure_and_its_report() -> Result<(), Failed> {
         ["reported failure: status 3", "last output of the guest", "state of the guest", "rip", "last exits", "IO_INSTRUCTION"];
     expect(&on_bochs(&["fail"])?, 1, &messages)?;
     expect(&on_bochs(&["fail", "--trace", "canonical"])?, 1, &messages)
+}
+
+/// `--trace off` makes no records; what does not come from records is there all the same.
+fn without_records() -> Result<(), Failed> {
+    let result = on_bochs(&["fail", "--trace", "off"])?;
+    expect(&result, 1, &["reported failure: status 3", "state of the guest"])?;
+    let text = String::from_utf8_lossy(&result.stderr);
+    check(!text.contains("last exits"), text)?;
+    expect(&on_bochs(&["cpuid", "--trace", "off", "--stats"])?, 0, &["Total samples"])?;
+    expect(&output(&["run", "hello", "--trace", "off", "--trace-out", "file"])?, 2, &["--trace-out needs --trace"])
 }
 
 fn crash() -> Result<(), Failed> {

@@ -32,6 +32,9 @@ const LEFT_OUT: &[(&str, &str)] = &[
 const BEYOND_THE_PROCESSOR: &[(&str, &str)] =
     &[("nested-page-modification-log", "haswell"), ("nested-shadow-vmcs", "ivy-bridge")];
 
+/// Guest hypervisors that find something on Bochs itself that the SDM does not allow (see docs/deviations.md).
+const WRONG_ON_BOCHS: &[&str] = &["nested-restricted-guest"];
+
 /// Guest hypervisors that go through every field: what can be observed is compared, and is too long to be kept.
 const TOO_LONG: &[&str] = &["nested-shadow-matrix", "nested-shadow-vmcs"];
 
@@ -82,7 +85,8 @@ fn compare(guest: &str) -> Result<String, Failed> {
     let mut last: Option<(&str, String)> = None;
     for (processor, shadowing) in CONFIGURATIONS {
         let name = format!("{processor} with {shadowing} shadowing");
-        if !bare.iter().any(|(known, _)| *known == processor) {
+        let judged = !WRONG_ON_BOCHS.contains(&guest) && !BEYOND_THE_PROCESSOR.contains(&(guest, processor));
+        if judged && !bare.iter().any(|(known, _)| *known == processor) {
             bare.push((processor, run_bare(guest, processor)?));
         }
         let expected = bare.iter().find(|(known, _)| *known == processor).map_or("", |(_, printed)| printed);
@@ -90,7 +94,7 @@ fn compare(guest: &str) -> Result<String, Failed> {
         if EXITS_OF_OPERANDS.iter().any(|(name, _)| *name == guest) {
             run.trace = beside_operands(guest, &run.trace);
         }
-        if !BEYOND_THE_PROCESSOR.contains(&(guest, processor)) {
+        if judged {
             same("Bochs itself", expected, &name, &run.printed)?;
         }
         match &last {

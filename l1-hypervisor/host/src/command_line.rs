@@ -302,6 +302,8 @@ impl ShadowFields {
 pub enum TraceChoice {
     /// Keep the last ones, for the report of a run that ends badly
     #[default]
+    Last,
+    /// Make none: the cheapest way to run
     Off,
     /// A line an exit
     Pretty,

@@ -196,22 +196,20 @@ fn send_capabilities(channel: &mut Channel, kind: FrameKind, capabilities: &Capa
 fn enter_vmx_operation(capabilities: &Capabilities) -> Result<(), Unfit> {
     fitness::check(capabilities)?;
     let (cr0, cr4) = (capabilities.cr0_fixed(), capabilities.cr4_fixed());
-    let mut new_cr4 = (processor::read_cr4() | vmcs12::CR4_VMXE | cr4.required) & cr4.allowed;
+    let new_cr4 = (processor::read_cr4() | vmcs12::CR4_VMXE | cr4.required) & cr4.allowed;
     let has_xsave = processor::cpuid(1, 0).ecx & CPUID_XSAVE != 0;
-    if has_xsave {
-        new_cr4 |= vmcs12::CR4_OSXSAVE;
-    }
     let revision = capabilities.basic().vmcs_revision_identifier();
-    // SAFETY: the fixed bits keep L1's mode as it is; OSXSAVE is set only where there is XSAVE, and XCR0 = 1 is its value
-    // after reset; the region is a page of L1's own that holds the revision identifier.
+    // SAFETY: the fixed bits keep L1's mode as it is; XCR0 = 1 is its value after reset; the region is a page of L1's own that
+    // holds the revision identifier.
     unsafe {
         // Caches on: VM entry and exit leave CD and NW alone, so what L1 has is what the guest runs with.
         let caches_off = vmcs12::CR0_CD | vmcs12::CR0_NW;
         processor::write_cr0((processor::read_cr0() & !caches_off | cr0.required) & cr0.allowed);
-        processor::write_cr4(new_cr4);
         if has_xsave {
             processor::set_extended_control(1);
         }
+        // Without OSXSAVE: see `vmcs12::host_cr4`.
+        processor::write_cr4(new_cr4 & !vmcs12::CR4_OSXSAVE);
         VMXON_REGION.get()[0][0] = revision.into();
         VMCS12.get()[0][0] = revision.into();
         if let Err(failure) = vmx::vmxon(VMXON_REGION.address(0)) {

@@ -216,6 +216,13 @@ fn write_controls(
     }
 }
 
+/// L1's CR4 after an exit of a guest with `guest_cr4`: `cr4` with the guest's OSXSAVE. L1 needs the bit for XSETBV only; but a
+/// KVM that L1 is a guest of computes CPUID anew whenever an exit or entry changes it, for some 1,000 instructions each time.
+#[must_use]
+pub const fn host_cr4(cr4: u64, guest_cr4: u64) -> u64 {
+    cr4 & !CR4_OSXSAVE | guest_cr4 & CR4_OSXSAVE
+}
+
 /// Writes the host-state area.
 pub fn write_host_state(vmcs: &mut impl VmcsAccess, host: &HostState) {
     let rows = [

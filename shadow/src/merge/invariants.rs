@@ -303,8 +303,7 @@ impl<'a> State<'a> {
             | Secondary::RDSEED_EXITING
             | Secondary::DESCRIPTOR_TABLE_EXITING;
         assert!(secondary13.contains((self.outer.secondary | secondary23) & exits), "an exit is missing: {secondary13:?}");
-        let granted = Secondary::UNRESTRICTED_GUEST
-            | Secondary::ENABLE_RDTSCP
+        let granted = Secondary::ENABLE_RDTSCP
             | Secondary::ENABLE_INVPCID
             | Secondary::ENABLE_VM_FUNCTIONS
             | Secondary::ENABLE_XSAVES_XRSTORS;
@@ -359,10 +358,21 @@ impl<'a> State<'a> {
         }
     }
 
+    /// What L3 can change of CR0 on no account: PE and PG, unless L2 has made it an unrestricted guest.
+    fn fixed_in_cr0(&self) -> u64 {
+        let word = |field| self.ideal.get(field) as u32;
+        let primary = Primary::from_bits_retain(word(Field::PRIMARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS));
+        let secondary = Secondary::from_bits_retain(word(Field::SECONDARY_PROCESSOR_BASED_VM_EXECUTION_CONTROLS));
+        let unrestricted =
+            primary.contains(Primary::ACTIVATE_SECONDARY_CONTROLS) && secondary.contains(Secondary::UNRESTRICTED_GUEST);
+        if unrestricted || !self.outer.secondary.contains(Secondary::UNRESTRICTED_GUEST) { 0 } else { 1 << 31 | 1 }
+    }
+
     /// L3 reads what L2 has arranged, and a write to what L1 or L2 keeps exits.
     fn check_control_registers(&self) {
+        let owned0 = self.outer.owned.cr0 | self.fixed_in_cr0();
         let rows = [
-            (Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW, self.outer.owned.cr0, self.outer.cr0_required),
+            (Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW, owned0, self.outer.cr0_required),
             (Field::GUEST_CR4, Field::CR4_GUEST_HOST_MASK, Field::CR4_READ_SHADOW, self.outer.owned.cr4, self.outer.cr4_required),
         ];
         for (value, mask, shadow, owned, required) in rows {
@@ -376,13 +386,17 @@ impl<'a> State<'a> {
 
     /// A register of L3, as far as L3 can change it without L2.
     fn run_l3(&mut self, field: Field, value: u64) {
+        let fixed_in_cr0 = self.fixed_in_cr0();
         let vmcs = &mut self.vmcs13.fields;
         // L1 writes all of these but DR7 on L3's behalf, and says so.
         let emulated =
             [Field::GUEST_CR0, Field::GUEST_CR4, Field::GUEST_IA32_EFER, Field::GUEST_IA32_PAT, Field::GUEST_IA32_DEBUGCTL];
         self.vmcs23.registers_touched |= emulated.contains(&field);
         let (mask23, owned, required) = match field {
-            Field::GUEST_CR0 => (self.ideal.get(Field::CR0_GUEST_HOST_MASK), self.outer.owned.cr0, self.outer.cr0_required),
+            Field::GUEST_CR0 => {
+                let mask = self.ideal.get(Field::CR0_GUEST_HOST_MASK) | fixed_in_cr0;
+                (mask, self.outer.owned.cr0, self.outer.cr0_required)
+            }
             Field::GUEST_CR4 => (self.ideal.get(Field::CR4_GUEST_HOST_MASK), self.outer.owned.cr4, self.outer.cr4_required),
             Field::VMCS_LINK_POINTER => return,
             _ if field.kind() == Kind::Guest => {

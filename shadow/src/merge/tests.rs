@@ -109,9 +109,8 @@ fn the_shadowing_bit_is_never_in_vmcs13_and_the_link_pointer_not_touched() {
 }
 
 #[test]
-fn unrestricted_guest_and_new_instructions_come_from_l2_only() {
-    let controls =
-        [Secondary::UNRESTRICTED_GUEST, Secondary::ENABLE_RDTSCP, Secondary::ENABLE_INVPCID, Secondary::ENABLE_XSAVES_XRSTORS];
+fn new_instructions_come_from_l2_only() {
+    let controls = [Secondary::ENABLE_RDTSCP, Secondary::ENABLE_INVPCID, Secondary::ENABLE_XSAVES_XRSTORS];
     for control in controls {
         let has = Outer { secondary: outer().secondary | control, ..outer() };
         assert!(!secondary_of(&merged_with(&has, &secondary_rows(Secondary::empty()))).contains(control), "{control:?}");
@@ -119,6 +118,43 @@ fn unrestricted_guest_and_new_instructions_come_from_l2_only() {
         // Without "activate secondary controls" they are all zero (SDM 3C 24.6.2).
         let inactive = merged(&[(PRIMARY, 0), (SECONDARY, control.bits().into())]);
         assert!(!secondary_of(&inactive).contains(control), "{control:?}");
+    }
+}
+
+/// SDM 3C 23.8 "Restrictions on VMX Operation".
+#[test]
+fn an_l3_that_is_no_unrestricted_guest_keeps_protection_and_paging() {
+    let kept = 1 << 31 | 1;
+    let unrestricted = secondary_rows(Secondary::UNRESTRICTED_GUEST);
+    let inactive = [(PRIMARY, 0), (SECONDARY, Secondary::UNRESTRICTED_GUEST.bits().into())];
+    let cases = [(secondary_rows(Secondary::empty()), kept), (unrestricted, 0), (inactive, kept)];
+    for (rows, expected) in cases {
+        let values = [(Field::GUEST_CR0, kept | 0x20), (Field::CR0_READ_SHADOW, 0)];
+        let vmcs13 = merged(&[rows.as_slice(), &values].concat());
+        assert!(secondary_of(&vmcs13).contains(Secondary::UNRESTRICTED_GUEST));
+        assert_eq!(vmcs13.get(Field::CR0_GUEST_HOST_MASK) & kept, expected, "{rows:x?}");
+        assert_eq!(vmcs13.get(Field::CR0_READ_SHADOW) & kept, kept, "L3 reads what it has");
+    }
+    // A processor that has none does the same itself.
+    let restricted = Outer { secondary: outer().secondary - Secondary::UNRESTRICTED_GUEST, ..outer() };
+    let vmcs13 = merged_with(&restricted, &secondary_rows(Secondary::empty()));
+    assert!(!secondary_of(&vmcs13).contains(Secondary::UNRESTRICTED_GUEST));
+    assert_eq!(vmcs13.get(Field::CR0_GUEST_HOST_MASK) & kept, 0);
+}
+
+/// L3 has left protected mode while it was free to, and is not any more.
+#[test]
+fn what_l3_keeps_of_cr0_follows_the_control() {
+    let kept = 1 << 31 | 1;
+    let mut vmcs23 = vmcs23(&secondary_rows(Secondary::UNRESTRICTED_GUEST));
+    let mut vmcs13 = Vmcs13::default();
+    merge_into(&mut vmcs13, &mut vmcs23, &outer());
+    vmcs23.write(Field::GUEST_CR0, kept);
+    for (controls, expected) in [(Secondary::empty(), kept), (Secondary::UNRESTRICTED_GUEST, 0)] {
+        vmcs23.write(SECONDARY, controls.bits().into());
+        merge_into(&mut vmcs13, &mut vmcs23, &outer());
+        assert_eq!(vmcs13.fields.get(Field::CR0_GUEST_HOST_MASK) & kept, expected, "{controls:?}");
+        assert_eq!(vmcs13.fields.get(Field::CR0_READ_SHADOW) & kept, kept);
     }
 }
 
@@ -308,7 +344,7 @@ fn bits_that_vmx_operation_fixes_are_real_but_not_seen() {
     assert_eq!(vmcs13.get(Field::CR0_READ_SHADOW) & (ne | cd), cd);
     assert_eq!(vmcs13.get(Field::GUEST_CR4), vmxe);
     assert_eq!(vmcs13.get(Field::CR4_READ_SHADOW) & vmxe, 0);
-    let own = merged(&[]);
+    let own = merged(&secondary_rows(Secondary::UNRESTRICTED_GUEST));
     assert_eq!(own.get(Field::CR0_GUEST_HOST_MASK), outer().owned.cr0);
     assert_eq!(own.get(Field::CR4_GUEST_HOST_MASK), outer().owned.cr4);
 }
@@ -334,7 +370,10 @@ fn only_what_has_changed_is_written() {
         (&[(Field::GUEST_RIP, 0x1234)], &[Field::GUEST_RIP]),
         (&[(Field::GUEST_GS_BASE, 1), (Field::GUEST_CS_SELECTOR, 8)], &[Field::GUEST_CS_SELECTOR, Field::GUEST_GS_BASE]),
         (&[(Field::HOST_RIP, 1), (Field::EXIT_REASON, 1)], &[]),
-        (&[(PRIMARY, 4)], &[PRIMARY, SECONDARY, Field::TSC_OFFSET]),
+        (
+            &[(PRIMARY, 4)],
+            &[PRIMARY, SECONDARY, Field::TSC_OFFSET, Field::GUEST_CR0, Field::CR0_GUEST_HOST_MASK, Field::CR0_READ_SHADOW],
+        ),
         (
             &[(Field::EXCEPTION_BITMAP, 2)],
             &[Field::EXCEPTION_BITMAP, Field::PAGE_FAULT_ERROR_CODE_MASK, Field::PAGE_FAULT_ERROR_CODE_MATCH],

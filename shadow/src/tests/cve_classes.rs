@@ -126,10 +126,10 @@ fn unhandled_exit_cve_2014_3645_cve_2014_3646() {
 fn stale_controls_cve_2016_4440() {
     let mut vmcs13 = SoftwareVmcs::new();
     let mut vmcs23 = vmcs23(&[(PRIMARY, Primary::ACTIVATE_SECONDARY_CONTROLS.bits().into())]);
-    for controls in [Secondary::RDRAND_EXITING, Secondary::empty(), Secondary::UNRESTRICTED_GUEST, Secondary::empty()] {
+    for controls in [Secondary::RDRAND_EXITING, Secondary::empty(), Secondary::ENABLE_INVPCID, Secondary::empty()] {
         vmcs23.write(SECONDARY, controls.bits().into());
         merge(&mut vmcs23, &outer(), &Inherited::default(), &mut vmcs13);
-        let from_l2 = Secondary::RDRAND_EXITING | Secondary::UNRESTRICTED_GUEST;
+        let from_l2 = Secondary::RDRAND_EXITING | Secondary::ENABLE_INVPCID;
         assert_eq!(secondary_of(&vmcs13) & from_l2, controls);
     }
 }
@@ -190,7 +190,11 @@ fn capability_without_implementation_cve_2017_8106() {
     let bare = Outer { primary: Primary::empty(), secondary: Secondary::empty(), tpr_shadow: true, ..outer() };
     let activate = u64::from(u32::MAX);
     let vmcs13 = merged(&bare, &mut vmcs23(&[(PRIMARY, activate), (SECONDARY, activate)]));
-    let done_by_l1 = Secondary::ENABLE_EPT | Secondary::ENABLE_VPID | Secondary::VMCS_SHADOWING | Secondary::ENABLE_PML;
+    let done_by_l1 = Secondary::ENABLE_EPT
+        | Secondary::ENABLE_VPID
+        | Secondary::UNRESTRICTED_GUEST
+        | Secondary::VMCS_SHADOWING
+        | Secondary::ENABLE_PML;
     for row in CONTROLS {
         match row.control {
             Control::Primary(control) => {

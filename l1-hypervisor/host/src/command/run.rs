@@ -161,10 +161,10 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
     let events = match arguments.trace {
         TraceChoice::Pretty => Some(EventFormat::Pretty),
         TraceChoice::Json => Some(EventFormat::Json),
-        TraceChoice::Off | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => None,
+        TraceChoice::Last | TraceChoice::Off | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => None,
     };
     let mut trace_file = arguments.trace_out.as_deref().map(create).transpose()?;
-    if arguments.trace == TraceChoice::Off && trace_file.is_some() {
+    if matches!(arguments.trace, TraceChoice::Last | TraceChoice::Off) && trace_file.is_some() {
         return Err(RunError::Usage("--trace-out needs --trace pretty, json, tree, canonical or observable"));
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
@@ -189,7 +189,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
         }
     };
     let trace = match arguments.trace {
-        TraceChoice::Off => Trace::Off,
+        TraceChoice::Last | TraceChoice::Off => Trace::Off,
         TraceChoice::Pretty | TraceChoice::Json => Trace::Events(Emitter::new(symbols.clone())),
         TraceChoice::Tree => Trace::Tree(Some(Tree::new(symbols.clone(), trace_output()))),
         TraceChoice::Canonical | TraceChoice::Observable => {
@@ -249,11 +249,16 @@ pub fn run_on(
     sinks: &mut Sinks<'_>,
     input: Input,
 ) -> Result<RunResult, RunError> {
-    let mode = |streamed| if streamed { boot::TRACE_STREAM } else { boot::TRACE_RECORDER };
-    let traced = arguments.trace != TraceChoice::Off;
-    let options = options(target, arguments, mode(traced || arguments.stats))?;
+    let inner_trace_mode = match arguments.trace {
+        TraceChoice::Off => boot::TRACE_OFF,
+        TraceChoice::Last => boot::TRACE_RECORDER,
+        TraceChoice::Pretty | TraceChoice::Json | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => {
+            boot::TRACE_STREAM
+        }
+    };
     // Statistics are about exits that L1 takes, and each record of an inner hypervisor would cost it some.
-    let nesting = Nesting { depth: arguments.depth, inner_trace_mode: mode(traced) };
+    let options = options(target, arguments, if arguments.stats { boot::TRACE_STREAM } else { inner_trace_mode })?;
+    let nesting = Nesting { depth: arguments.depth, inner_trace_mode };
     run_nested(target, &options, nesting, guest, sinks, input, arguments.timeout)
 }
 

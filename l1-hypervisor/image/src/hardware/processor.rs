@@ -5,6 +5,7 @@ use core::arch::asm;
 use core::arch::x86_64::{_rdtsc, _xsetbv};
 
 use crate::platform::{CpuidResult, RandomSource};
+use crate::vmcs12::CR4_OSXSAVE;
 
 /// CPUID of the machine.
 #[must_use]
@@ -85,14 +86,17 @@ pub fn write_cr2(value: u64) {
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Sets XCR0, the extended state that is enabled.
+/// Sets XCR0, the extended state that is enabled, and CR4.OSXSAVE, without which that is not possible.
 ///
 /// # Safety
-/// The processor must have XSAVE with CR4.OSXSAVE set, and must take the value.
+/// The processor must have XSAVE, and must take the value.
 pub unsafe fn set_extended_control(value: u64) {
-    // SAFETY: by this function's contract. The target feature is not enabled for this crate, so the intrinsic cannot
-    // be called from safe code; the instruction itself needs only CR4.OSXSAVE.
-    unsafe { xsetbv_0(value) };
+    // SAFETY: by this function's contract; OSXSAVE changes nothing in how L1 runs. The target feature is not enabled for this
+    // crate, so the intrinsic cannot be called from safe code; the instruction itself needs only CR4.OSXSAVE.
+    unsafe {
+        write_cr4(read_cr4() | CR4_OSXSAVE);
+        xsetbv_0(value);
+    }
 }
 
 #[target_feature(enable = "xsave")]

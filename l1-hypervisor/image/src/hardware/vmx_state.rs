@@ -228,8 +228,8 @@ impl<const NOTES: bool> Platform for CurrentVmcs<NOTES> {
     }
 
     fn set_extended_control(&mut self, value: u64) {
-        // SAFETY: L1 has set CR4.OSXSAVE if the processor has XSAVE, and only then the guest can execute XSETBV; the
-        // value was checked against what the processor offers.
+        // SAFETY: the guest can execute XSETBV only if the processor has XSAVE; the value was checked against what the
+        // processor offers.
         unsafe { processor::set_extended_control(value) };
     }
 

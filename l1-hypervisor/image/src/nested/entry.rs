@@ -97,6 +97,9 @@ pub fn enter<P: Platform>(vcpu: &mut Vcpu<'_, P>, nested: &mut Nested, launch: b
     };
     let bitmap = primary.contains(Primary::USE_MSR_BITMAPS).then(|| vmcs23.get(Field::MSR_BITMAP));
     nested.regions.set_ept_pointer(slot, &mut vcpu.platform, pointer);
+    if changed.contains(Field::GUEST_CR4) {
+        nested.regions.set_host_cr4(slot, &mut vcpu.platform, vmcs23.get(Field::GUEST_CR4));
+    }
     nested.regions.merge_msr_bitmap(bitmap, &mut vcpu.memory);
     if nested.composition.take_flush() {
         vcpu.platform.invalidate_ept();

@@ -13,6 +13,7 @@ use super::{Constants, vmcs13};
 use crate::exit::msr::{PASSED_THROUGH, READ_THROUGH};
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 use crate::platform::{Platform, Region};
+use crate::vmcs12::host_cr4;
 
 /// The MSR bitmap that vmcs13 points to.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Regions {
     ept_pointer: [u64; SLOTS],
     /// The TSC offset of L2 that went into a vmcs13.
     tsc_offset: [u64; SLOTS],
+    /// L1's CR4 that a vmcs13 holds.
+    host_cr4: [u64; SLOTS],
     /// Hardware VMCS shadowing, where it is used.
     pub(super) hardware: Option<Hardware>,
     /// The secondary controls of vmcs12.
@@ -95,14 +98,15 @@ impl Regions {
     pub(super) fn new(bitmap: MergedBitmap, constants: Constants, hardware: Option<Hardware>, secondary12: Secondary) -> Self {
         bitmap.words.fill(!0);
         Self {
-            constants,
             bitmap,
             prepared: [false; SLOTS],
             ept_pointer: [0; SLOTS],
             tsc_offset: [0; SLOTS],
+            host_cr4: [constants.host.cr4; SLOTS],
             hardware,
             events: Events::new(),
             secondary12,
+            constants,
         }
     }
 
@@ -172,6 +176,17 @@ impl Regions {
         {
             *old = pointer;
             platform.write(Field::EPT_POINTER, pointer);
+        }
+    }
+
+    /// Sets L1's CR4 in the current vmcs13 to what suits an L3 with this CR4.
+    pub(super) fn set_host_cr4<P: Platform>(&mut self, slot: usize, platform: &mut P, guest_cr4: u64) {
+        let cr4 = host_cr4(self.constants.host.cr4, guest_cr4);
+        if let Some(old) = self.host_cr4.get_mut(slot)
+            && *old != cr4
+        {
+            *old = cr4;
+            platform.write(Field::HOST_CR4, cr4);
         }
     }
 

@@ -1,11 +1,13 @@
 //! XSETBV: which values XCR0 takes (SDM 3A 2.6 "Extended Control Registers (Including XCR0)").
 
 use vmcs::exit_reason::BasicExitReason as Reason;
+use vmcs::field::Field;
 
 use super::GP;
 use crate::context::register::{RAX, RCX, RDX};
 use crate::exit::Action;
 use crate::testing::{Machine, Scripted, everything, handle};
+use crate::vmcs12::CR4_OSXSAVE;
 
 #[test]
 fn rules() {
@@ -54,4 +56,20 @@ fn only_states_that_cpuid_shows() {
         let exit = Scripted::new(Reason::XSETBV).register(RAX, value);
         assert_eq!(handle(&mut vcpu, &exit).1 == Action::Complete, taken, "Haswell has no AVX-512: {value:#x}");
     }
+}
+
+/// L1 runs with OSXSAVE as soon as the guest does, and not before.
+#[test]
+fn host_cr4_follows_the_guest() {
+    let mut machine = Machine::long_mode();
+    let mut vcpu = machine.vcpu();
+    vcpu.set(Field::HOST_CR4, 0x2020);
+    for guest_cr4 in [0x20 | CR4_OSXSAVE, 0x20] {
+        vcpu.set(Field::GUEST_CR4, guest_cr4);
+        let (_, action) = handle(&mut vcpu, &Scripted::new(Reason::XSETBV).register(RAX, 7));
+        assert_eq!(action, Action::Complete);
+        assert_eq!(vcpu.get(Field::HOST_CR4), 0x2020 | guest_cr4 & CR4_OSXSAVE);
+    }
+    handle(&mut vcpu, &Scripted::new(Reason::XSETBV).register(RAX, 0));
+    assert_eq!(vcpu.get(Field::HOST_CR4), 0x2020, "the guest got #GP");
 }

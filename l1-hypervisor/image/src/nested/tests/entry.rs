@@ -1,7 +1,10 @@
+//! VMLAUNCH and VMRESUME of L2.
+
 use vmcs::exit_reason::BasicExitReason as Reason;
 use vmcs::field::Field;
 
 use crate::testing::{Machine, START, Scripted};
+use crate::vmcs12::CR4_OSXSAVE;
 
 const MOV_SS: u64 = 1 << 1;
 const EVENTS_BLOCKED: u64 = 26;
@@ -22,4 +25,17 @@ fn blocking_by_mov_ss_counts_only_right_behind_it() {
     assert_eq!(vcpu.get(Field::GUEST_INTERRUPTIBILITY_STATE), MOV_SS);
     vcpu.enter_l3(Reason::VMLAUNCH).expect("L3 runs");
     assert!(vcpu.runs_l3);
+}
+
+#[test]
+fn host_cr4_of_vmcs13_follows_l3() {
+    for osxsave in [0, CR4_OSXSAVE] {
+        let mut machine = Machine::hypervisor();
+        let mut vcpu = machine.guest_hypervisor();
+        let cr4 = vcpu.vmcs23().get(Field::GUEST_CR4) & !CR4_OSXSAVE | osxsave;
+        vcpu.vmcs23().write(Field::GUEST_CR4, cr4);
+        vcpu.enter_l3(Reason::VMLAUNCH).expect("L3 runs");
+        assert!(vcpu.runs_l3);
+        assert_eq!(vcpu.get(Field::HOST_CR4) & CR4_OSXSAVE, osxsave);
+    }
 }
