@@ -14,7 +14,12 @@ const SEEDS: &str = "1,2,3";
 /// Programs a seed, if the environment does not say.
 const PROGRAMS: u64 = 200;
 /// Where the programs run beside Bochs itself: arguments of `l1-hypervisor run`.
-const UNDER_L1: [(&str, &[&str]); 2] = [("software", &["--shadowing", "software"]), ("hardware", &["--shadowing", "hardware"])];
+const UNDER_L1: [(&str, &[&str]); 4] = [
+    ("software", &["--shadowing", "software"]),
+    ("hardware", &["--shadowing", "hardware"]),
+    ("software without records, looking ahead", &["--shadowing", "software", "--trace", "off", "--look-ahead", "on"]),
+    ("hardware without records", &["--shadowing", "hardware", "--trace", "off"]),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

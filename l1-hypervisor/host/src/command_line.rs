@@ -78,6 +78,9 @@ pub struct RunArguments {
     /// Which VMCS fields hardware shadowing serves [default: hot]
     #[arg(long, value_enum, value_name = "FIELDS")]
     pub shadow_fields: Option<ShadowFields>,
+    /// Whether L1, where VMREAD and VMWRITE exit and no records are made, executes the instructions from one to the next itself
+    #[arg(long, value_enum, default_value_t)]
+    pub look_ahead: LookAheadChoice,
     /// How many hypervisors there are inside each other: with 2, L1 hosts itself as L2, and that the guest as L3
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(Nesting::DEPTH_MAXIMUM)))]
     pub depth: u8,
@@ -129,6 +132,7 @@ impl Default for RunArguments {
             nested: NestedChoice::default(),
             nested_caps: None,
             shadow_fields: None,
+            look_ahead: LookAheadChoice::default(),
             depth: 1,
             bare: false,
             trace: TraceChoice::default(),
@@ -295,6 +299,18 @@ impl ShadowFields {
             Self::None => l1_protocol::boot::SHADOW_FIELDS_NONE,
         }
     }
+}
+
+/// Whether L1 executes what follows a VMREAD or VMWRITE that has exited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LookAheadChoice {
+    /// In a KVM guest, where an exit costs more
+    #[default]
+    Auto,
+    /// It does
+    On,
+    /// It does not
+    Off,
 }
 
 /// What to do with exit records.

@@ -28,6 +28,8 @@ pub struct Options {
     pub nested: Option<u32>,
     /// One of `l1_protocol::boot::SHADOW_FIELDS_…`.
     pub shadow_fields: u32,
+    /// One of `l1_protocol::boot::LOOK_AHEAD_…`.
+    pub look_ahead: u32,
     /// `l1_protocol::boot::INTERCEPT_…` bits.
     pub intercepts: u32,
     /// Exceptions that exit, a bit a vector.
@@ -192,6 +194,7 @@ pub(crate) fn prepare_segments(
         information.nested_profile = profile;
     }
     information.shadow_fields = options.shadow_fields;
+    information.look_ahead = options.look_ahead;
     information.intercepts = options.intercepts;
     information.exception_intercepts = options.exception_intercepts;
     information.report_capabilities = options.report_capabilities;

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::built_in;
     use crate::loader::{LoadOptions, load};
-    use l1_protocol::boot::{BootInformation, MACHINE_BOCHS, SHADOW_FIELDS_HOT, TRACE_OFF, TRACE_STREAM};
+    use l1_protocol::boot::{BootInformation, LOOK_AHEAD_OFF, MACHINE_BOCHS, SHADOW_FIELDS_HOT, TRACE_OFF, TRACE_STREAM};
     use zerocopy::FromBytes;
 
     fn prepare_hello(depth: u8, guest_memory: u64) -> Result<MemoryImage, HandoverError> {
@@ -107,6 +107,7 @@ mod tests {
             shadowing: SHADOWING_AUTO,
             nested: None,
             shadow_fields: SHADOW_FIELDS_HOT,
+            look_ahead: LOOK_AHEAD_OFF,
             intercepts: 1,
             exception_intercepts: 2,
             report_capabilities: 0,

@@ -7,8 +7,8 @@ use core::fmt::Write as _;
 use core::ptr;
 
 use l1_protocol::boot::{
-    BootInformation, MACHINE_BOCHS, MODE_ORACLE, REPORT_FIELDS, REPORT_NOTHING, SHADOW_FIELDS_ALL, SHADOW_FIELDS_NONE,
-    SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
+    BootInformation, LOOK_AHEAD_ON, MACHINE_BOCHS, MODE_ORACLE, REPORT_FIELDS, REPORT_NOTHING, SHADOW_FIELDS_ALL,
+    SHADOW_FIELDS_NONE, SHADOWING_AUTO, SHADOWING_HARDWARE, TRACE_OFF, TRACE_STREAM,
 };
 use l1_protocol::end::{Counters, EndReason, EndReport, FinalState};
 use l1_protocol::frame::{FrameKind, Severity};
@@ -366,7 +366,10 @@ fn prepare_nested<const RECORD: bool>(
         vcpu.platform.write(Field::VMWRITE_BITMAP, FIELD_BITMAPS.address(1));
         Hardware::new(served)
     });
-    Box::new(Nested::new(offered, width, composition, bitmap, constants, hardware, vcpu.controls))
+    let looks_ahead = mode == ShadowingMode::Software && information.look_ahead == LOOK_AHEAD_ON;
+    let mut nested = Nested::new(offered, width, composition, bitmap, constants, hardware, vcpu.controls);
+    nested.look_ahead = looks_ahead.then(Box::default);
+    Box::new(nested)
 }
 
 /// L2's memory, as L1 maps it.

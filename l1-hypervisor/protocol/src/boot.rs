@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// `L1BOOTIN`, read as a little-endian number.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"L1BOOTIN");
 /// Version of everything in this crate; raised with every change that an older image or host would misread.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The most pieces an L2 guest can be made of.
 pub const SEGMENTS: usize = 32;
 
@@ -65,6 +65,11 @@ pub const SHADOW_FIELDS_HOT: u32 = 0;
 pub const SHADOW_FIELDS_ALL: u32 = 1;
 /// `shadow_fields`: it serves none, so that every VMREAD and VMWRITE exits.
 pub const SHADOW_FIELDS_NONE: u32 = 2;
+
+/// `look_ahead`: after a VMREAD or VMWRITE L2 goes on.
+pub const LOOK_AHEAD_OFF: u32 = 0;
+/// `look_ahead`: L1 executes what follows, as far as the next VMREAD or VMWRITE, where it can.
+pub const LOOK_AHEAD_ON: u32 = 1;
 
 /// `report_capabilities`: nothing.
 pub const REPORT_NOTHING: u32 = 0;
@@ -152,8 +157,8 @@ pub struct BootInformation {
     pub nested_profile: u32,
     /// One of the `SHADOW_FIELDS_…` constants; counts only where hardware VMCS shadowing is used.
     pub shadow_fields: u32,
-    /// Zero; keeps what follows aligned.
-    pub reserved: u32,
+    /// One of the `LOOK_AHEAD_…` constants; counts only where VMREAD and VMWRITE exit.
+    pub look_ahead: u32,
     /// [`MODE_ORACLE`]: the seed of the cases.
     pub oracle_seed: u64,
     /// [`MODE_ORACLE`]: number of the first case.
@@ -283,7 +288,7 @@ impl BootInformation {
         known("nested", self.nested, NESTED_OFF..=NESTED_ON)?;
         known("nested_profile", self.nested_profile, NESTED_PROFILE_FULL..=NESTED_PROFILE_MINIMAL)?;
         known("shadow_fields", self.shadow_fields, SHADOW_FIELDS_HOT..=SHADOW_FIELDS_NONE)?;
-        known("reserved", self.reserved, 0..=0)?;
+        known("look_ahead", self.look_ahead, LOOK_AHEAD_OFF..=LOOK_AHEAD_ON)?;
         known("start.mode", self.start.mode, crate::guest::START_REAL_MODE..=crate::guest::START_LONG_MODE)?;
         // Time for L2 is computed by dividing by it.
         known("tsc_frequency", u32::from(self.tsc_frequency < 1_000_000), 0..=0)
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(verdict(|i| i.nested = 2), Err(E::Choice { what: "nested", value: 2 }));
         assert_eq!(verdict(|i| i.nested_profile = 5), Err(E::Choice { what: "nested_profile", value: 5 }));
         assert_eq!(verdict(|i| i.shadow_fields = 3), Err(E::Choice { what: "shadow_fields", value: 3 }));
-        assert_eq!(verdict(|i| i.reserved = 1), Err(E::Choice { what: "reserved", value: 1 }));
+        assert_eq!(verdict(|i| i.look_ahead = 2), Err(E::Choice { what: "look_ahead", value: 2 }));
     }
 
     #[test]

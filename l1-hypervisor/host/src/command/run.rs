@@ -17,7 +17,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::built_in;
 use crate::command::nested;
-use crate::command_line::{Intercept, MachineChoice, NestedProfile, RunArguments, ShadowingChoice, TraceChoice};
+use crate::command_line::{Intercept, LookAheadChoice, MachineChoice, NestedProfile, RunArguments, ShadowingChoice, TraceChoice};
 use crate::handover::{self, HandoverError};
 use crate::loader::{self, GuestFormat, Initrd, LoadError, LoadOptions, LoadedGuest};
 use crate::logging::{self, EventFormat};
@@ -297,6 +297,10 @@ pub fn options(target: Target, arguments: &RunArguments, trace_mode: u32) -> Res
         },
         nested: nested::profile(arguments)?.map(NestedProfile::number),
         shadow_fields: arguments.shadow_fields.unwrap_or_default().number(),
+        look_ahead: match (arguments.look_ahead, target) {
+            (LookAheadChoice::On, _) | (LookAheadChoice::Auto, Target::Kvm) => boot::LOOK_AHEAD_ON,
+            (LookAheadChoice::Off, _) | (LookAheadChoice::Auto, Target::Bochs(_)) => boot::LOOK_AHEAD_OFF,
+        },
         intercepts: arguments.intercept.iter().copied().map(Intercept::bit).fold(0, |bits, bit| bits | bit),
         exception_intercepts: arguments.intercept_exceptions.iter().fold(0, |bits, vector| bits | 1 << vector),
         report_capabilities: boot::REPORT_NOTHING,

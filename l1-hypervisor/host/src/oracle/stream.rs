@@ -94,6 +94,7 @@ pub fn run(model: &Model, cases: OracleCases, mut take: impl FnMut(Item)) -> Res
         shadowing: boot::SHADOWING_AUTO,
         nested: None,
         shadow_fields: boot::SHADOW_FIELDS_HOT,
+        look_ahead: boot::LOOK_AHEAD_OFF,
         intercepts: 0,
         exception_intercepts: 0,
         report_capabilities: l1_protocol::boot::REPORT_CAPABILITIES,

@@ -6,7 +6,7 @@
 use super::EmulationError;
 use crate::guest_memory::GuestPhysical;
 use crate::guest_paging::linear::within_page;
-use crate::guest_paging::{AccessKind, PageFault, PagingState, PhysicalMemory, check, translate};
+use crate::guest_paging::{AccessKind, PagingState, PhysicalMemory, check, translate};
 use l1_protocol::memory_map::PAGE_SIZE;
 
 /// Devices in the guest's physical address space. An access is 1 to 8 bytes, lies in one page and need not be aligned.
@@ -34,6 +34,35 @@ pub(super) struct Machine<'a, M> {
     pub(super) memory: &'a mut M,
     pub(super) paging: &'a PagingState,
     pub(super) bus: &'a mut dyn MmioBus,
+    pub(super) reach: Reach<'a>,
+}
+
+/// Where memory operands may lie.
+#[derive(Debug)]
+pub(super) enum Reach<'a> {
+    /// Anywhere.
+    Devices,
+    /// In RAM only, and these pages are known.
+    Ram(&'a mut Pages),
+}
+
+/// Some of the pages read, written and executed before: linear and physical address. Like a TLB's, such an entry outlives a
+/// change of the tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pages([[LastPage; 4]; 3]);
+
+impl Pages {
+    /// The place for the page of `linear`.
+    #[inline(always)]
+    fn of(&mut self, linear: u64, kind: AccessKind) -> &mut LastPage {
+        let [read, write, execute] = &mut self.0;
+        let places = match kind {
+            AccessKind::Read => read,
+            AccessKind::Write => write,
+            AccessKind::Execute => execute,
+        };
+        &mut places[(linear / PAGE_SIZE % 4) as usize]
+    }
 }
 
 /// A checked memory operand of 1 to 8 bytes.
@@ -46,17 +75,32 @@ pub(super) struct Place {
 /// call of the emulation, like an entry of a TLB.
 pub(super) type LastPage = Option<(u64, u64)>;
 
+impl Place {
+    /// Where its first byte lies.
+    pub(super) const fn start(&self) -> GuestPhysical {
+        self.pieces[0].0
+    }
+}
+
 impl<M: PhysicalMemory> Machine<'_, M> {
     /// Checks an access to `size` bytes at `linear`. No flag in the page tables is set unless both pages allow it.
-    pub(super) fn place(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<Place, PageFault> {
+    ///
+    /// # Errors
+    /// [`EmulationError::PageFault`], and [`EmulationError::OutsideRam`] where it has to be RAM.
+    pub(super) fn place(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<Place, EmulationError> {
         let first = within_page(linear, size);
         if first == size {
-            let address = translate(self.memory, self.paging, linear, kind)?;
+            let address = match self.known(linear, kind) {
+                Some(address) => address,
+                None => self.translate(linear, size, kind)?,
+            };
             return Ok(Place { pieces: [(address, size), (GuestPhysical(0), 0)] });
         }
         let second = linear.wrapping_add(first as u64);
         check(self.memory, self.paging, linear, kind)?;
         check(self.memory, self.paging, second, kind)?;
+        self.check_reach(linear, first, kind)?;
+        self.check_reach(second, size - first, kind)?;
         let pieces = [
             (translate(self.memory, self.paging, linear, kind)?, first),
             (translate(self.memory, self.paging, second, kind)?, size - first),
@@ -74,7 +118,7 @@ impl<M: PhysicalMemory> Machine<'_, M> {
     ) -> Result<Place, EmulationError> {
         let offset = linear % PAGE_SIZE;
         if within_page(linear, size) < size {
-            return Ok(self.place(linear, size, kind)?);
+            return self.place(linear, size, kind);
         }
         let page = linear - offset;
         let physical = match *last {
@@ -86,6 +130,34 @@ impl<M: PhysicalMemory> Machine<'_, M> {
             }
         };
         Ok(Place { pieces: [(GuestPhysical(physical + offset), size), (GuestPhysical(0), 0)] })
+    }
+
+    /// The address of an access to a page that is at hand.
+    #[inline(always)]
+    fn known(&mut self, linear: u64, kind: AccessKind) -> Option<GuestPhysical> {
+        let Reach::Ram(pages) = &mut self.reach else { return None };
+        let (page, physical) = (*pages.of(linear, kind))?;
+        (linear - linear % PAGE_SIZE == page).then(|| GuestPhysical(physical + linear % PAGE_SIZE))
+    }
+
+    /// Translates an access to one page.
+    fn translate(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<GuestPhysical, EmulationError> {
+        self.check_reach(linear, size, kind)?;
+        let address = translate(self.memory, self.paging, linear, kind)?;
+        if let Reach::Ram(pages) = &mut self.reach {
+            let offset = linear % PAGE_SIZE;
+            *pages.of(linear, kind) = Some((linear - offset, address.0 - offset));
+        }
+        Ok(address)
+    }
+
+    /// Checks that `size` bytes in one page may be accessed, before a flag in the page tables is set.
+    fn check_reach(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<(), EmulationError> {
+        if matches!(self.reach, Reach::Devices) {
+            return Ok(());
+        }
+        let address = check(self.memory, self.paging, linear, kind)?;
+        if self.memory.is_ram(address, size) { Ok(()) } else { Err(EmulationError::OutsideRam) }
     }
 
     /// The value at `place`.

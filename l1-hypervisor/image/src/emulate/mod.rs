@@ -9,6 +9,7 @@
 //! the end of blocking by STI and MOV SS.
 
 mod access;
+pub mod ahead;
 mod arithmetic;
 mod instruction;
 mod registers;
@@ -16,12 +17,12 @@ mod string;
 #[cfg(test)]
 mod tests;
 
-pub use access::{MmioBus, Unclaimed};
+pub use access::{MmioBus, Pages, Unclaimed};
 pub use registers::{Bitness, InstructionState};
 
 use crate::guest_paging::linear::within_page;
 use crate::guest_paging::{AccessKind, PageFault, PagingState, PhysicalMemory, is_canonical, translate};
-use access::Machine;
+use access::{Machine, Reach};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use thiserror::Error;
 
@@ -61,6 +62,9 @@ pub enum EmulationError {
         /// Which one.
         mnemonic: Mnemonic,
     },
+    /// An operand lies outside RAM, where the caller does not want it.
+    #[error("memory operand outside RAM")]
+    OutsideRam,
     /// #UD is due: no instruction has these bytes.
     #[error("no valid instruction")]
     Undecodable,
@@ -77,7 +81,7 @@ pub fn emulate(
     bus: &mut dyn MmioBus,
 ) -> Result<Outcome, EmulationError> {
     let instruction = fetch(state, memory, paging)?;
-    let mut machine = Machine { memory, paging, bus };
+    let mut machine = Machine { memory, paging, bus, reach: Reach::Devices };
     let finished = if instruction.is_string_instruction() {
         string::execute(&instruction, state, &mut machine)?
     } else {

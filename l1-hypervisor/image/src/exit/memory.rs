@@ -129,6 +129,8 @@ fn emulate<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> Action {
         Err(EmulationError::GeneralProtection) => Action::GENERAL_PROTECTION,
         Err(EmulationError::StackFault) => Action::exception(Vector::SS, Some(0)),
         Err(EmulationError::Undecodable) => Action::INVALID_OPCODE,
+        // Here operands may lie anywhere.
+        Err(EmulationError::OutsideRam) => Action::stop(EndReason::Bug, exit.rip, "an emulated operand was refused"),
         Err(EmulationError::Unsupported { mnemonic: Mnemonic::Vmread | Mnemonic::Vmwrite }) if shadowing::suspend(vcpu) => {
             Action::Resume
         }

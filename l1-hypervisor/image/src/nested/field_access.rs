@@ -9,6 +9,7 @@ use shadow::operation::Reply;
 use shadow::vmcs23::Vmcs23;
 use vmcs::field::{Field, Kind};
 
+use super::look_ahead::{self, Position};
 use crate::context::register::RSP;
 use crate::exit::information::Exit;
 use crate::platform::Platform;
@@ -24,26 +25,34 @@ const REGISTER_OPERAND: u64 = 1 << 10;
 /// VMREAD; says whether it is done.
 #[inline(never)]
 pub fn read<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> bool {
-    access(vcpu, exit, |vmcs23, row, field, register| {
-        if vmcs23.in_vmcs13.contains_row(row) {
-            return false;
-        }
-        let value = vmcs23.row(row);
-        *register = if field.is_high() { value >> 32 } else { value };
-        true
-    })
+    access(vcpu, exit, read_field)
 }
 
 /// VMWRITE; says whether it is done.
 #[inline(never)]
 pub fn write<P: Platform>(vcpu: &mut Vcpu<'_, P>, exit: &Exit) -> bool {
-    access(vcpu, exit, |vmcs23, row, field, register| {
-        if field.is_high() || field.kind() == Kind::ReadOnly {
-            return false;
-        }
-        vmcs23.write_known(row, field, *register);
-        true
-    })
+    access(vcpu, exit, write_field)
+}
+
+/// VMREAD to a register; says whether it is done.
+#[inline(always)]
+pub(super) fn read_field(vmcs23: &mut Vmcs23, row: usize, field: Field, register: &mut u64) -> bool {
+    if vmcs23.in_vmcs13.contains_row(row) {
+        return false;
+    }
+    let value = vmcs23.row(row);
+    *register = if field.is_high() { value >> 32 } else { value };
+    true
+}
+
+/// VMWRITE from a register; says whether it is done.
+#[inline(always)]
+pub(super) fn write_field(vmcs23: &mut Vmcs23, row: usize, field: Field, register: &mut u64) -> bool {
+    if field.is_high() || field.kind() == Kind::ReadOnly {
+        return false;
+    }
+    vmcs23.write_known(row, field, *register);
+    true
 }
 
 #[inline(always)]
@@ -56,7 +65,7 @@ fn access<P: Platform>(
     if vcpu.devices.event_pending() {
         return false;
     }
-    let Vcpu { nested: Some(nested), platform, context, .. } = vcpu else { return false };
+    let Vcpu { nested: Some(nested), platform, context, memory, features, .. } = vcpu else { return false };
     if !nested.operation.is_on()
         || !nested.long_mode
         || platform.read(Field::GUEST_CS_ACCESS_RIGHTS) & CODE_SEGMENT_LONG == 0
@@ -83,9 +92,13 @@ fn access<P: Platform>(
         return false;
     }
     let length = platform.read(Field::VM_EXIT_INSTRUCTION_LENGTH);
-    platform.write(Field::GUEST_RIP, exit.rip.wrapping_add(length));
-    if rflags & Reply::FLAGS != 0 {
-        platform.write(Field::GUEST_RFLAGS, rflags & !Reply::FLAGS);
+    let mut end = Position { rip: exit.rip.wrapping_add(length), rflags: rflags & !Reply::FLAGS };
+    if nested.look_ahead.is_some() {
+        end = look_ahead::run(nested, platform, context, memory, features, exit.rip, end);
+    }
+    platform.write(Field::GUEST_RIP, end.rip);
+    if end.rflags != rflags {
+        platform.write(Field::GUEST_RFLAGS, end.rflags);
     }
     true
 }

@@ -17,6 +17,7 @@ pub mod guarded;
 pub mod instruction;
 pub mod interrupt;
 mod linked;
+pub mod look_ahead;
 pub mod memory;
 pub mod msr_lists;
 pub mod operand;
@@ -27,6 +28,8 @@ pub mod shadowing;
 mod virtual_apic;
 mod vm_function;
 
+use alloc::boxed::Box;
+
 use shadow::ept::Composition;
 use shadow::exit::HostState;
 use shadow::field_set::FieldSet;
@@ -35,6 +38,8 @@ use shadow::operation::{Operation, SLOTS};
 use vmcs::capability::Capabilities;
 use vmcs::controls::PrimaryProcessorBased;
 use vmcs::field::Field;
+
+use look_ahead::LookAhead;
 
 use crate::exit::End;
 use crate::platform::{Platform, Region};
@@ -78,6 +83,8 @@ pub struct Nested {
     vpid23: u32,
     /// Fields that no rule of VM entry looks at.
     free: FieldSet,
+    /// If L1 executes what follows a VMREAD or VMWRITE of L2.
+    pub look_ahead: Option<Box<LookAhead>>,
     /// The end of the run, if there is no going on.
     end: Option<End>,
 }
@@ -127,6 +134,7 @@ impl Nested {
             translations_dropped: false,
             vpid23: entry::NO_VPID,
             free: free_fields(),
+            look_ahead: None,
             end: None,
         }
     }

@@ -175,6 +175,7 @@ fn l1_hosts_a_guest_or_the_reason_is_told() {
         shadowing: boot::SHADOWING_AUTO,
         nested: None,
         shadow_fields: boot::SHADOW_FIELDS_HOT,
+        look_ahead: boot::LOOK_AHEAD_OFF,
         intercepts: 0,
         exception_intercepts: 0,
         report_capabilities: l1_protocol::boot::REPORT_NOTHING,

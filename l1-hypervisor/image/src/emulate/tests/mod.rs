@@ -5,7 +5,9 @@ mod addressing;
 mod arbitrary;
 mod bus;
 mod errors;
+#[macro_use]
 mod native;
+mod ahead;
 mod strings;
 
 use super::*;
@@ -134,10 +136,19 @@ impl Guest {
 
     /// Executes `code` at the guest's RIP, which is a physical address too unless a test says otherwise.
     fn run(&mut self, code: &[u8]) -> Result<Outcome, EmulationError> {
+        self.place(code);
+        self.emulate()
+    }
+
+    fn place(&mut self, code: &[u8]) {
         let base = if self.mode == Bitness::Bits64 { 0 } else { self.segment_bases[1] };
         let start = GuestPhysical(self.rip.wrapping_add(base) % 0x1_0000);
         self.memory().write(start, code);
-        self.emulate()
+    }
+
+    /// Sets the flags in the tables that fetching the instruction sets, whatever comes of it.
+    fn note_fetch(&mut self) {
+        translate(&mut GuestMemory::new(&mut self.ram), &self.paging, self.rip, AccessKind::Execute).ok();
     }
 
     fn emulate(&mut self) -> Result<Outcome, EmulationError> {
