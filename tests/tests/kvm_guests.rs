@@ -59,6 +59,10 @@ fn main() -> ExitCode {
         Trial::ignorable_test("not_in_a_guest_without_vmx", not_in_a_guest_without_vmx),
         Trial::ignorable_test("hardware", || nested(&["--cpu", "haswell", "--shadowing", "hardware"], &[""], true)),
         Trial::ignorable_test("software", || nested(&["--cpu", "haswell", "--shadowing", "software"], &FEW_PARAMETERS, false)),
+        Trial::ignorable_test("software_without_records_looking_ahead", || {
+            let options = ["--cpu", "haswell", "--shadowing", "software", "--trace", "off", "--look-ahead", "on"];
+            nested(&options, &[""], true)
+        }),
     ];
     trials.extend(WAYS.map(|(processor, shadowing)| {
         let options = ["--cpu", processor, "--shadowing", shadowing];

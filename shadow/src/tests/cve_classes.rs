@@ -1,8 +1,8 @@
 //! Classes of security holes that other hypervisors had in nested virtualization, a test each, as far as this crate decides.
 //!
 //! Privilege checks (CVE-2013-4551, CVE-2018-12904), faults of memory operands (CVE-2019-7222), the merged MSR bitmap
-//! (CVE-2019-3887), stale translations (CVE-2026-89932) and speculation (CVE-2022-2196) are the image's; entry checks
-//! (CVE-2023-30456) are tested in crate `vmcs`.
+//! (CVE-2019-3887), 32-bit guest hypervisors (CVE-2013-0151), stale translations (CVE-2026-89932), speculation (CVE-2022-2196)
+//! and entry checks (CVE-2023-30456) are the image's; the rules of VM entry themselves are tested in crate `vmcs`.
 
 use vmcs::access::VmcsAccess;
 use vmcs::capability::EptVpid;
