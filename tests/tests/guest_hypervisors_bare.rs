@@ -15,6 +15,7 @@ const PROCESSORS: &[&str] = &["haswell", "ivy-bridge", "skylake-x"];
 /// Guests that look at something that not all of these processors have, and the processors that have it.
 const ONLY_ON: &[(&str, &[&str])] = &[
     ("nested-eptp-switching", &["haswell", "skylake-x"]),
+    ("nested-gigabyte-pages", &["haswell", "skylake-x"]),
     ("nested-page-modification-log", &["skylake-x"]),
     ("nested-shadow-vmcs", &["haswell", "skylake-x"]),
     ("nested-tsc-scaling", &["skylake-x"]),

@@ -12,7 +12,7 @@ use l1_hypervisor::built_in::GUESTS;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use similar::TextDiff;
 use tests::program;
-use tests::skip::skipped;
+use tests::skip::{on_bochs, skipped};
 
 /// Processor and way of serving L2's VMREADs and VMWRITEs. Ivy Bridge has no VMCS shadowing.
 const CONFIGURATIONS: [(&str, &str); 5] = [
@@ -44,6 +44,7 @@ const TOO_LONG: &[&str] = &["nested-shadow-matrix", "nested-shadow-vmcs"];
 const OTHER_FEATURES: &[(&str, &str)] = &[
     ("nested-controls", "ivy-bridge"),
     ("nested-eptp-switching", "ivy-bridge"),
+    ("nested-gigabyte-pages", "ivy-bridge"),
     ("nested-page-modification-log", "ivy-bridge"),
     ("nested-page-modification-log", "skylake-x"),
     ("nested-shadow-matrix", "ivy-bridge"),
@@ -61,7 +62,20 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let guests = GUESTS.iter().map(|guest| guest.name).filter(|name| name.starts_with("nested-"));
     let guests = guests.filter(|name| !LEFT_OUT.iter().any(|(left_out, _)| left_out == name));
-    libtest_mimic::run(&arguments, guests.map(|name| Trial::ignorable_test(name, move || test(name))).collect()).exit_code()
+    let mut trials: Vec<Trial> = guests.map(|name| Trial::ignorable_test(name, move || test(name))).collect();
+    trials.push(Trial::ignorable_test("a_gigabyte_of_memory_takes_one_page", || on_bochs(gigabyte)));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Where both L2 and L1 map a GiB by one page, EPT13 does: the first access to it is the only one that exits.
+fn gigabyte() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("trace.txt");
+    let mut command = command("nested-gigabyte-pages", "haswell")?;
+    printed(command.args(["--memory", "2G", "--trace", "canonical", "--trace-out"]).arg(&file))?;
+    let trace = std::fs::read_to_string(file)?;
+    let exits: Vec<&str> = trace.lines().map(str::trim).filter(|line| line.contains("EPT_VIOLATION write at 0x4")).collect();
+    if exits.len() == 1 { Ok(()) } else { Err(format!("not one exit for L3's second GiB: {exits:#?}").into()) }
 }
 
 fn test(guest: &'static str) -> Result<Completion, Failed> {

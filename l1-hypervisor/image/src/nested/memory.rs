@@ -6,7 +6,8 @@ use vmcs::capability::EptVpid;
 
 use crate::guest_memory::{GuestMemory, GuestPhysical};
 
-const LARGE_PAGE: u64 = 2 << 20;
+/// Sizes of pages, the largest first.
+const LARGE_PAGES: [u64; 2] = [1 << 30, 2 << 20];
 const SMALL_PAGE: u64 = 4096;
 
 /// L2's memory, and where it begins in the machine's.
@@ -36,12 +37,15 @@ impl OuterMemory for Outside<'_, '_> {
         if !self.memory.is_ram(GuestPhysical(page), SMALL_PAGE as usize) {
             return None;
         }
-        let large = address & !(LARGE_PAGE - 1);
-        let beside_hole = large >= GUEST_HOLE_END || large + LARGE_PAGE <= GUEST_HOLE_START;
-        let whole = beside_hole && self.memory.is_ram(GuestPhysical(large), LARGE_PAGE as usize);
+        let is_whole = |size: &u64| {
+            let start = address & !(size - 1);
+            let beside_hole = start >= GUEST_HOLE_END || start + size <= GUEST_HOLE_START;
+            beside_hole && self.memory.is_ram(GuestPhysical(start), *size as usize)
+        };
+        let block_size = LARGE_PAGES.into_iter().find(is_whole).unwrap_or(SMALL_PAGE);
         Some(Outer {
             address: self.base + address,
-            block_size: if whole { LARGE_PAGE } else { SMALL_PAGE },
+            block_size,
             permissions: Permissions::all(),
             memory_type: MemoryType::WriteBack,
         })
@@ -63,4 +67,37 @@ pub fn is_ept_pointer(pointer: u64, offered: EptVpid, physical_address_width: u3
     };
     let flags = pointer & 1 << 6 == 0 || offered.contains(EptVpid::ACCESSED_AND_DIRTY_FLAGS);
     memory_type && length && flags && pointer & 0xf80 == 0 && pointer >> physical_address_width == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_as_large_as_the_memory_around_an_address() {
+        const GIB: u64 = 1 << 30;
+        const MIB: u64 = 1 << 20;
+        // Nobody touches it, so most of it never exists.
+        let mut ram = vec![0; (2 * GIB + 6 * MIB) as usize];
+        let mut memory = GuestMemory::new(&mut ram);
+        let mut outside = Outside { memory: &mut memory, base: GIB };
+        let rows = [
+            (0, Some(SMALL_PAGE)),
+            (MIB + 0x1234, Some(SMALL_PAGE)),
+            (2 * MIB, Some(2 * MIB)),
+            (GIB - 1, Some(2 * MIB)),
+            (GIB, Some(GIB)),
+            (2 * GIB - 1, Some(GIB)),
+            (2 * GIB, Some(2 * MIB)),
+            (2 * GIB + 6 * MIB - 1, Some(2 * MIB)),
+            (2 * GIB + 6 * MIB, None),
+            (GUEST_HOLE_START, None),
+            (u64::MAX, None),
+        ];
+        for (address, size) in rows {
+            let outer = outside.translate(address);
+            assert_eq!(outer.map(|outer| outer.block_size), size, "{address:#x}");
+            assert!(outer.is_none_or(|outer| outer.address == GIB + address));
+        }
+    }
 }
