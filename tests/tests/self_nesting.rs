@@ -19,7 +19,10 @@ const ENDLESS: &str = "spin";
 
 /// Guests that measure time by clocks that go on while L1 serves an exit, and an exit below two hypervisors takes longer than
 /// what they wait for.
-const BY_THE_CLOCK: [&str; 3] = ["local-apic", "nested-events", "nested-preemption-timer"];
+const BY_THE_CLOCK: [&str; 2] = ["nested-events", "nested-preemption-timer"];
+
+/// Guests whose exits depend on how long exits take, and whose output does not.
+const EXITS_BY_THE_CLOCK: [&str; 1] = ["local-apic"];
 
 /// What one run gave.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,8 +68,12 @@ fn as_l3(guest: &str) -> Result<(), Failed> {
     // Which exits the bytes of a longer line cause depends on when each arrives.
     // L2 offers no VMCS shadowing, so the exits of a guest that is a hypervisor are those without.
     let options = ["--trace", "canonical", "--shadowing", "software"];
-    let alone = run(guest, "haswell", 1, &options, b"\n")?;
-    let nested = run(guest, "haswell", 2, &options, b"\n")?;
+    let mut alone = run(guest, "haswell", 1, &options, b"\n")?;
+    let mut nested = run(guest, "haswell", 2, &options, b"\n")?;
+    if EXITS_BY_THE_CLOCK.contains(&guest) {
+        alone.trace.clear();
+        nested.trace.clear();
+    }
     same(&alone, &nested)
 }
 

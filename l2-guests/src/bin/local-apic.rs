@@ -1,4 +1,6 @@
 //! Local APIC: xAPIC and x2APIC mode, priorities, its timer in three modes, NMIs, errors, and disabling it.
+//!
+//! The argument no-nmi leaves the NMIs out.
 #![cfg_attr(bare_metal, no_std, no_main)]
 #![expect(unsafe_code, reason = "the APIC's base is moved between modes, CR8 has no other form than assembly")]
 
@@ -9,7 +11,7 @@ use l2_guests::exception::vector::{GENERAL_PROTECTION, NMI};
 use l2_guests::idt::{self, Frame};
 use l2_guests::local_apic::{self as apic, ENABLE, MASKED, X2APIC, register};
 use l2_guests::outcome::{must_raise, must_succeed};
-use l2_guests::{Exception, Outcome, cpuid, ensure, msr, pic, pit, println, tsc};
+use l2_guests::{Exception, Outcome, cpuid, ensure, fail, msr, pic, pit, println, tsc};
 
 l2_guests::guest!(run);
 
@@ -53,7 +55,12 @@ fn count_nmi(_frame: &mut Frame, _exception: &Exception) {
     }
 }
 
-fn run(_arguments: &str) -> Outcome {
+fn run(arguments: &str) -> Outcome {
+    let with_nmis = match arguments {
+        "" => true,
+        "no-nmi" => false,
+        other => fail!("{other:?} is no argument: there is only \"no-nmi\""),
+    };
     for vector in [LOW, HIGH, TIMER, ERROR] {
         idt::set_handler(vector, serve);
     }
@@ -65,11 +72,11 @@ fn run(_arguments: &str) -> Outcome {
     ensure!(apic::read(register::IDENTIFIER) == 0, "the identifier is {:#x}", apic::read(register::IDENTIFIER));
     println!("xAPIC mode");
     virtual_wire()?;
-    features()?;
+    features(with_nmis)?;
 
     set_base(base | X2APIC)?;
     println!("x2APIC mode");
-    features()?;
+    features(with_nmis)?;
     x2apic_only(base)?;
 
     disabled(base)
@@ -87,6 +94,11 @@ fn served() -> u64 {
     SERVED.load(Relaxed)
 }
 
+/// Whether an interrupt came, and none with another vector. A clock goes on: where exits take long it comes twice.
+fn is_nothing_but(came: u64, vector: u8) -> bool {
+    came != 0 && came.to_le_bytes().into_iter().all(|byte| [0, vector].contains(&byte))
+}
+
 /// Halts for one interrupt: its vector.
 fn halt() -> u64 {
     SERVED.store(0, Relaxed);
@@ -100,7 +112,7 @@ fn virtual_wire() -> Outcome {
     pic::set_mask(!1);
     pit::start(TICKS_PER_SECOND);
     let came = halt();
-    ensure!(came == u64::from(pic::FIRST_VECTOR), "{came:#x} came at HLT, not the 8254's tick");
+    ensure!(is_nothing_but(came, pic::FIRST_VECTOR), "{came:#x} came at HLT, not the 8254's tick");
     let start = tsc::read();
     halt();
     let period = tsc::read() - start;
@@ -114,21 +126,23 @@ fn virtual_wire() -> Outcome {
     ensure!(came == 0, "{came:#x} came though LINT0 is masked");
     apic::write(register::LINT0, lint0);
     let came = served();
-    ensure!(came == u64::from(pic::FIRST_VECTOR), "{came:#x} came after LINT0 was let through");
+    ensure!(is_nothing_but(came, pic::FIRST_VECTOR), "{came:#x} came after LINT0 was let through");
     pic::set_mask(u16::MAX);
     println!("the 8259s interrupt through LINT0, and not while it is masked");
     Ok(())
 }
 
 /// What is the same in both modes.
-fn features() -> Outcome {
+fn features(with_nmis: bool) -> Outcome {
     apic::write(register::SPURIOUS_INTERRUPT_VECTOR, apic::SOFTWARE_ENABLE | u32::from(SPURIOUS));
     priorities()?;
     one_shot()?;
     periodic()?;
     tsc_deadline()?;
     errors()?;
-    nmis()?;
+    if with_nmis {
+        nmis()?;
+    }
     software_disabled()
 }
 
@@ -189,7 +203,7 @@ fn periodic() -> Outcome {
     apic::write(register::INITIAL_COUNT, COUNT);
     for _ in 0..3 {
         let came = halt();
-        ensure!(came == u64::from(TIMER), "{came:#x} came at HLT, not the timer");
+        ensure!(is_nothing_but(came, TIMER), "{came:#x} came at HLT, not the timer");
     }
     apic::write(register::INITIAL_COUNT, 0);
     served();
@@ -290,7 +304,7 @@ fn disabled(base: u64) -> Outcome {
     must_raise("going from disabled to x2APIC mode", attempted, GENERAL_PROTECTION, 0)?;
     pic::set_mask(!1);
     let came = halt();
-    ensure!(came == u64::from(pic::FIRST_VECTOR), "{came:#x} came at HLT, not the 8254's tick");
+    ensure!(is_nothing_but(came, pic::FIRST_VECTOR), "{came:#x} came at HLT, not the 8254's tick");
     pic::set_mask(u16::MAX);
     set_base(base)?;
     let (spurious, lint0) = (apic::read(register::SPURIOUS_INTERRUPT_VECTOR), apic::read(register::LINT0));

@@ -6,7 +6,7 @@
 
 use l1_hypervisor::machine::bochs::model::Model;
 
-use super::Case;
+use super::{Case, NO_TRACE};
 
 /// The guests that run on every machine and with each setting of KVM.
 const EVERYWHERE: &[&str] = &["nested-cpuid", "nested-two-vmcs", "nested-no-ept"];
@@ -18,13 +18,13 @@ const MORE: &[&str] = &["nested-ept", "nested-msr-lists", "nested-modes", "neste
 /// Guests that take long, with hardware shadowing only.
 const LONG: &[&str] = &["nested-entry-failures"];
 
-/// Guests of which only the output is compared (see docs/deviations.md). The first two leave the CR3-target values out,
-/// which KVM does not have; where `nested-vmx-errors` writes to an address without RAM, KVM reports the access as one to the
-/// whole page.
-const OUTPUT_ONLY: &[(&str, &[&str])] = &[
-    ("nested-controls", &["hardware"]),
-    ("nested-shadow-matrix", &["hardware"]),
-    ("nested-vmx-errors", &["hardware", "software"]),
+/// Guests with their arguments, of which only the output is compared (see docs/deviations.md). The first two leave the CR3-target
+/// values out, which KVM does not have; where `nested-vmx-errors` writes to an address without RAM, KVM reports the access as one
+/// to the whole page.
+const OUTPUT_ONLY: &[(&[&str], &[&str])] = &[
+    (&["nested-controls", "no-single-step"], &["hardware"]),
+    (&["nested-shadow-matrix"], &["hardware"]),
+    (&["nested-vmx-errors"], &["hardware", "software"]),
 ];
 
 /// Value of `--trace`: what L2 and L3 can observe.
@@ -48,7 +48,8 @@ pub fn cases(model: &Model, shadow_vmcs: bool) -> Vec<Case> {
         cases.extend(both(model, "hello at depth 2", &["--depth", "2", "hello"]));
         cases.extend(LONG.iter().map(|guest| case(model, guest, &[guest], "hardware", OBSERVABLE)));
         for (guest, shadowing) in OUTPUT_ONLY {
-            cases.extend(shadowing.iter().map(|shadowing| case(model, guest, &[guest], shadowing, "off")));
+            let name = &guest.join(" ");
+            cases.extend(shadowing.iter().map(|shadowing| case(model, name, guest, shadowing, NO_TRACE)));
         }
     }
     cases
@@ -58,11 +59,11 @@ fn both(model: &Model, name: &str, arguments: &[&str]) -> [Case; 2] {
     ["hardware", "software"].map(|shadowing| case(model, name, arguments, shadowing, OBSERVABLE))
 }
 
-fn case(model: &Model, name: &str, guest: &[&str], shadowing: &str, trace: &str) -> Case {
+fn case(model: &Model, name: &str, guest: &[&str], shadowing: &str, trace: &'static str) -> Case {
     let bare = if model.name == FIRST { shadowing } else { "software" };
     let arguments = |shadowing: &str| {
-        let options = ["--memory", "128M", "--trace", trace, "--shadowing", shadowing];
+        let options = ["--memory", "128M", "--shadowing", shadowing];
         options.into_iter().chain(guest.iter().copied()).map(str::to_owned).collect()
     };
-    Case { name: format!("{name} with {shadowing} shadowing"), in_kvm: arguments(shadowing), on_bochs: arguments(bare) }
+    Case { name: format!("{name} with {shadowing} shadowing"), trace, in_kvm: arguments(shadowing), on_bochs: arguments(bare) }
 }

@@ -21,16 +21,15 @@ pub struct Outcome {
 }
 
 /// Runs the program on this machine, with bare Bochs.
-pub fn on_bochs(model: &Model, common: &[&str], arguments: &[String]) -> Result<Outcome, Failed> {
+pub fn on_bochs(model: &Model, common: &[&str], trace_mode: &str, arguments: &[String]) -> Result<Outcome, Failed> {
     let folder = tempfile::tempdir()?;
     let trace = folder.path().join("trace.txt");
-    let output = Command::new(program::l1_hypervisor()?)
-        .args(["run", "--machine", "bochs", "--cpu", model.name, "--trace-out"])
-        .arg(&trace)
-        .args(common)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()?;
+    let mut command = Command::new(program::l1_hypervisor()?);
+    command.args(["run", "--machine", "bochs", "--cpu", model.name, "--trace", trace_mode]);
+    if trace_mode != super::NO_TRACE {
+        command.arg("--trace-out").arg(&trace);
+    }
+    let output = command.args(common).args(arguments).stdin(Stdio::null()).output()?;
     Ok(Outcome {
         status: output.status.code().map_or_else(|| output.status.to_string(), |code| format!("exit status {code}")),
         stdout: output.stdout,
