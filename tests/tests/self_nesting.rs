@@ -17,6 +17,9 @@ const DEEP_GUESTS: [&str; 2] = ["hello", "cpuid"];
 /// Has no end of its own, see [`timeout`].
 const ENDLESS: &str = "spin";
 
+/// How the program ends if it does not understand its arguments.
+const USAGE: i32 = 2;
+
 /// Guests that measure time by clocks that go on while L1 serves an exit, and an exit below two hypervisors takes longer than
 /// what they wait for.
 const BY_THE_CLOCK: [&str; 2] = ["nested-events", "nested-preemption-timer"];
@@ -70,6 +73,10 @@ fn as_l3(guest: &str) -> Result<(), Failed> {
     let options = ["--trace", "canonical", "--shadowing", "software"];
     let mut alone = run(guest, "haswell", 1, &options, b"\n")?;
     let mut nested = run(guest, "haswell", 2, &options, b"\n")?;
+    // Agreement in nothing is none: the program must have understood its arguments, and the guest must have run.
+    if alone.status == Some(USAGE) || alone.output.is_empty() || alone.trace.is_empty() {
+        return Err(format!("alone it ends with {:?}: {}", alone.status, alone.messages).into());
+    }
     if EXITS_BY_THE_CLOCK.contains(&guest) {
         alone.trace.clear();
         nested.trace.clear();

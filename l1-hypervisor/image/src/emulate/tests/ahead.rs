@@ -297,7 +297,7 @@ fn changed_code_is_decoded_again() {
     for number in [1, 2, 1] {
         guest.place(&[0xb8, number, 0, 0, 0]);
         assert_eq!(next_rip(guest.step(&mut decoded)), Some(CODE + 5));
-        assert_eq!(guest.general[RAX], number.into());
+        assert_eq!(guest.general[RAX], u64::from(number));
     }
 }
 

@@ -59,7 +59,7 @@ fn a_row_of_accesses_takes_one_exit() {
         vcpu.set(Field::GUEST_RFLAGS, 0x8d7);
         assert!(vmread(vcpu));
         assert_eq!(rip(vcpu), END);
-        assert_eq!(vcpu.context.general[RDX], Reason::CPUID.0.into());
+        assert_eq!(vcpu.context.general[RDX], u64::from(Reason::CPUID.0));
         assert_eq!((vcpu.context.general[RCX] as u8, vcpu.context.general[RSI]), (0, Field::GUEST_RIP.0.into()));
         assert_eq!(vcpu.context.general[RDI], l3 + 2);
         assert_eq!(vcpu.vmcs23().get(Field::GUEST_RIP), l3 + 2);
