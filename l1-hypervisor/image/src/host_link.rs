@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use heapless::Deque;
-use l1_protocol::boot::MACHINE_KVM;
+use l1_protocol::boot::{MACHINE_BOCHS, MACHINE_KVM};
 use l1_protocol::frame::FrameKind;
 use l1_protocol::input::{ESCAPE, ESCAPE_STOP, INPUT_RING, InputPage};
 use l1_protocol::memory_map::INPUT_PAGE;
@@ -42,7 +42,7 @@ pub struct HostLink {
 #[expect(clippy::large_enum_variant, reason = "there is one, and the heap is for the start only")]
 enum Input {
     /// Bochs, and the L1 below, if there is one: a serial line, with escape sequences.
-    Serial { data: Port, status: Port, line: SerialLine },
+    Serial { data: Port, status: Port, line: SerialLine, acknowledges: bool },
     /// KVM: a page that the host writes while L1 runs.
     Page,
 }
@@ -70,7 +70,9 @@ impl HostLink {
             interrupts.write_u8(0);
             line.write_u8(EIGHT_BITS);
             port(FIFO_CONTROL).write_u8(FIFO_ENABLE);
-            Input::Serial { data, status: port(LINE_STATUS), line: SerialLine::default() }
+            // The L1 below offers no more than its line has room for.
+            let acknowledges = machine == MACHINE_BOCHS;
+            Input::Serial { data, status: port(LINE_STATUS), line: SerialLine::default(), acknowledges }
         };
         Self { channel, input }
     }
@@ -94,19 +96,27 @@ impl Host for HostLink {
 
     fn poll(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match &mut self.input {
-            Input::Serial { data, status, line } => poll_serial(*data, *status, line, buffer),
+            Input::Serial { data, status, line, acknowledges } => {
+                let (polled, taken) = poll_serial(*data, *status, line, buffer);
+                if *acknowledges && taken > 0 {
+                    self.channel.frame(FrameKind::InputTaken, &[&[taken]]);
+                }
+                polled
+            }
             Input::Page => poll_page(buffer),
         }
     }
 }
 
 /// Takes everything from the line, so that a stop request is found behind bytes that L2 has no room for yet, and hands
-/// out what L2 has room for. `None` means stop.
-fn poll_serial(data: Port, status: Port, line: &mut SerialLine, buffer: &mut [u8]) -> Option<usize> {
-    while !line.waiting.is_full() && status.read_u8() & DATA_READY != 0 {
+/// out what L2 has room for. `None` means stop. The number is that of the bytes taken.
+fn poll_serial(data: Port, status: Port, line: &mut SerialLine, buffer: &mut [u8]) -> (Option<usize>, u8) {
+    let mut taken = 0;
+    while !line.waiting.is_full() && taken < u8::MAX && status.read_u8() & DATA_READY != 0 {
+        taken += 1;
         match (core::mem::take(&mut line.escaped), data.read_u8()) {
             (false, ESCAPE) => line.escaped = true,
-            (true, ESCAPE_STOP) => return None,
+            (true, ESCAPE_STOP) => return (None, taken),
             // There is room, as the loop has checked.
             (_, byte) => drop(line.waiting.push_back(byte)),
         }
@@ -118,7 +128,7 @@ fn poll_serial(data: Port, status: Port, line: &mut SerialLine, buffer: &mut [u8
         buffer[used] = byte;
         used += 1;
     }
-    Some(used)
+    (Some(used), taken)
 }
 
 fn poll_page(buffer: &mut [u8]) -> Option<usize> {

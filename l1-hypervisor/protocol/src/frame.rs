@@ -46,6 +46,9 @@ pub enum FrameKind {
     /// The capability MSRs that L2 reads, as [`Self::Capabilities`] has the processor's. Sent if the boot information asks for
     /// those and L2 has VMX, before the first VM entry.
     OfferedCapabilities = 10,
+    /// How many bytes L1 has taken from Bochs's serial line since the last such frame, a byte. The line holds
+    /// [`crate::input::SERIAL_WINDOW`] and drops what comes beyond.
+    InputTaken = 11,
 }
 
 impl FrameKind {
@@ -63,6 +66,7 @@ impl FrameKind {
             8 => Self::OracleVerdicts,
             9 => Self::Fields,
             10 => Self::OfferedCapabilities,
+            11 => Self::InputTaken,
             _ => return None,
         })
     }

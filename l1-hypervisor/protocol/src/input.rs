@@ -2,12 +2,15 @@
 //!
 //! On KVM this is the page at [`crate::memory_map::INPUT_PAGE`], which the host writes while the machine runs.
 //! On Bochs the same two things come over a serial line: [`ESCAPE`] followed by [`ESCAPE_STOP`] asks L1 to stop,
-//! [`ESCAPE`] twice is the byte itself, every other byte is for L2.
+//! [`ESCAPE`] twice is the byte itself, every other byte is for L2. Its FIFO drops what it has no room for, so L1 says what it
+//! has taken ([`crate::frame::FrameKind::InputTaken`]), and no more than [`SERIAL_WINDOW`] bytes are ever on their way.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes the ring of [`InputPage`] holds.
 pub const INPUT_RING: usize = 2048;
+/// Bytes that may be on their way on Bochs's serial line: its FIFO of 16, less a request to stop.
+pub const SERIAL_WINDOW: usize = 14;
 /// Starts a two-byte sequence on Bochs's serial line.
 pub const ESCAPE: u8 = 0x10;
 /// After [`ESCAPE`]: end the run and report the state.

@@ -43,6 +43,9 @@ pub trait RunningMachine: std::fmt::Debug {
     /// [`MachineError`].
     fn input(&mut self, bytes: &[u8]) -> Result<usize, MachineError>;
 
+    /// L1 has taken this many of the bytes that [`Self::input`] took.
+    fn input_taken(&mut self, _bytes: usize) {}
+
     /// Asks L1 to end the run and to report.
     ///
     /// # Errors

@@ -167,7 +167,12 @@ impl Stream {
                 let text = String::from_utf8_lossy(frame.payload.get(1..).unwrap_or(&[])).into_owned();
                 tracing::warn!(target: crate::session::MESSAGE_TARGET, "L1: {text}");
             }
-            FrameKind::Console | FrameKind::Trace | FrameKind::History | FrameKind::Fields | FrameKind::OfferedCapabilities => {}
+            FrameKind::Console
+            | FrameKind::Trace
+            | FrameKind::History
+            | FrameKind::Fields
+            | FrameKind::OfferedCapabilities
+            | FrameKind::InputTaken => {}
         }
         Ok(false)
     }

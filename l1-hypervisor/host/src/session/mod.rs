@@ -275,6 +275,7 @@ impl Session<'_, '_> {
             FrameKind::Capabilities => self.capabilities = capabilities(payload),
             FrameKind::OfferedCapabilities => self.offered = capabilities(payload),
             FrameKind::Fields => self.fields = Some(fields(payload)),
+            FrameKind::InputTaken => self.machine.input_taken(payload.first().copied().unwrap_or(0).into()),
             // Only an oracle run has these, and `oracle::stream` takes it.
             FrameKind::OracleMachine | FrameKind::OracleVerdicts => {}
             FrameKind::End => {

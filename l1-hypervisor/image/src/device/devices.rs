@@ -362,16 +362,16 @@ impl Devices {
         taken
     }
 
-    /// Whether [`Self::receive`] would take a byte.
+    /// How many bytes [`Self::receive`] would take.
     #[must_use]
-    pub fn can_receive(&self) -> bool {
-        self.serial.room() > 0
+    pub fn receive_room(&self) -> usize {
+        self.serial.room()
     }
 
     /// Whether input could wake a halted guest: the serial line takes it and its interrupt gets through.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.serial.interrupts_on_input() && self.can_receive() && self.would_interrupt(SERIAL)
+        self.serial.interrupts_on_input() && self.receive_room() > 0 && self.would_interrupt(SERIAL)
     }
 
     /// The lines that change as time passes, and when the next of their edges comes.

@@ -314,3 +314,23 @@ fn a_request_to_stop_is_seen_within_a_poll_interval() {
     drop(vcpu);
     assert_eq!(machine.host.polls, 4);
 }
+
+/// The serial line after reset holds one byte; with its FIFO, 16.
+#[test]
+fn input_that_the_serial_line_has_no_room_for_stays_with_the_host() {
+    const FIFO_CONTROL: u64 = 0x3fa;
+    for (fifo, room) in [(false, 1), (true, 16)] {
+        let mut machine = Machine::long_mode();
+        machine.host.input.extend(0..40);
+        let mut vcpu = machine.vcpu();
+        if fifo {
+            out(&mut vcpu, FIFO_CONTROL, 1);
+        }
+        for _ in 0..5 {
+            vcpu.platform.tsc += TSC_FREQUENCY;
+            step(&mut vcpu, &cpuid()).expect("the guest goes on");
+        }
+        drop(vcpu);
+        assert_eq!(machine.host.input.len(), 40 - room);
+    }
+}

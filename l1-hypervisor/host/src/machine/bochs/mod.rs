@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use l1_protocol::input::{ESCAPE, ESCAPE_STOP};
+use l1_protocol::input::{ESCAPE, ESCAPE_STOP, SERIAL_WINDOW};
 use l1_protocol::memory_map::{BOOT_INFORMATION, BOOT_PAGE_TABLES, RAM_IMAGE_BASE};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +28,8 @@ pub struct BochsMachine {
     process: Process,
     /// Whether there is an L1 that can be asked to stop.
     has_l1: bool,
+    /// Bytes on the serial line that L1 has not taken yet.
+    on_the_way: usize,
 }
 
 impl BochsMachine {
@@ -37,7 +39,7 @@ impl BochsMachine {
     /// [`MachineError`].
     pub fn start(model: &Model, image: MemoryImage) -> Result<Self, MachineError> {
         let process = Self::start_at(model, image, BOOT_PAGE_TABLES, BOOT_INFORMATION)?;
-        Ok(Self { process, has_l1: true })
+        Ok(Self { process, has_l1: true, on_the_way: 0 })
     }
 
     /// Starts a machine without L1, with what [`bare::prepare`] gave.
@@ -46,7 +48,7 @@ impl BochsMachine {
     /// [`MachineError`].
     pub fn start_bare(model: &Model, image: MemoryImage) -> Result<Self, MachineError> {
         let process = Self::start_at(model, image, bare::PAGE_TABLES, bare::HANDOVER)?;
-        Ok(Self { process, has_l1: false })
+        Ok(Self { process, has_l1: false, on_the_way: 0 })
     }
 
     fn start_at(model: &Model, image: MemoryImage, page_tables: u64, argument: u64) -> Result<Process, MachineError> {
@@ -80,14 +82,24 @@ impl RunningMachine for BochsMachine {
         for &byte in bytes {
             let escaped = [ESCAPE, byte];
             let sequence = if byte == ESCAPE { &escaped[..] } else { &escaped[1..] };
+            if self.has_l1 && self.on_the_way + sequence.len() > SERIAL_WINDOW {
+                break;
+            }
             match self.process.write_serial(sequence) {
                 Ok(0) => break,
-                Ok(_) => taken += 1,
+                Ok(_) => {
+                    taken += 1;
+                    self.on_the_way += sequence.len();
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(MachineError::System { what: "write to Bochs's serial line", error }),
             }
         }
         Ok(taken)
+    }
+
+    fn input_taken(&mut self, bytes: usize) {
+        self.on_the_way = self.on_the_way.saturating_sub(bytes);
     }
 
     fn request_stop(&mut self) -> Result<(), MachineError> {
