@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use similar::{ChangeTag, TextDiff};
 use tests::program;
 use tests::skip::skipped;
+use tests::snapshot;
 
 /// The processor whose run is written down whole, then the others: without VMCS shadowing, and with AVX-512.
 const PROCESSORS: [&str; 4] = ["haswell", "sandy-bridge", "ivy-bridge", "skylake-x"];
@@ -57,11 +58,7 @@ fn test(guest: &'static str) -> Result<Completion, Failed> {
             difference(&mut text, processor, &first, &other);
         }
     }
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("snapshots/built_in_guests");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(guest, text));
+    snapshot::settings("built_in_guests").bind(|| insta::assert_snapshot!(guest, text));
     Ok(Completion::Completed)
 }
 

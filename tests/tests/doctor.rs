@@ -8,7 +8,7 @@ use l1_hypervisor::machine::bochs::model::MODELS;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use tests::program;
-use tests::skip;
+use tests::{skip, snapshot};
 
 type Test = fn() -> Result<(), Failed>;
 
@@ -81,11 +81,7 @@ fn exactly_the_fields_that_exist_answer(model: &str) -> Result<(), Failed> {
 
 fn what_differs() -> Result<(), Failed> {
     let text = success(&["--diff", "ivy-bridge", "haswell"])?;
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("snapshots/doctor");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!("diff-ivy-bridge-haswell", text));
+    snapshot::settings("doctor").bind(|| insta::assert_snapshot!("diff-ivy-bridge-haswell", text));
     Ok(())
 }
 
@@ -137,11 +133,7 @@ fn a_processor_that_l1_cannot_use() -> Result<(), Failed> {
 
 fn what_a_guest_gets() -> Result<(), Failed> {
     let text = success(&["--nested", "--cpu", "haswell"])?;
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("snapshots/doctor");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!("nested-haswell", text));
+    snapshot::settings("doctor").bind(|| insta::assert_snapshot!("nested-haswell", text));
     Ok(())
 }
 

@@ -3,12 +3,13 @@
 //! All processors that have what a guest looks at must give the same text: with VMCS shadowing or without, a guest
 //! hypervisor sees no difference in everything else.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use l1_hypervisor::built_in::GUESTS;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use tests::program;
+use tests::guest::printed_bare;
 use tests::skip::skipped;
+use tests::snapshot;
 
 const PROCESSORS: &[&str] = &["haswell", "ivy-bridge", "skylake-x"];
 
@@ -41,33 +42,15 @@ fn test(guest: &'static str) -> Result<Completion, Failed> {
         return skipped(problem);
     }
     let processors = ONLY_ON.iter().find(|(name, _)| *name == guest).map_or(PROCESSORS, |(_, processors)| processors);
-    let first = run(guest, processors[0])?;
+    let first = printed_bare(guest, processors[0])?;
     for processor in &processors[1..] {
-        let other = run(guest, processor)?;
+        let other = printed_bare(guest, processor)?;
         if other != first {
             let difference =
                 similar::TextDiff::from_lines(&first, &other).unified_diff().header(processors[0], processor).to_string();
             return Err(difference.into());
         }
     }
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("snapshots/guest_hypervisors_bare");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(guest, first));
+    snapshot::settings("guest_hypervisors_bare").bind(|| insta::assert_snapshot!(guest, first));
     Ok(Completion::Completed)
-}
-
-/// What the guest prints. It must end well.
-fn run(guest: &str, processor: &str) -> Result<String, Failed> {
-    let output = Command::new(program::l1_hypervisor()?)
-        .args(["run", guest, "--bare", "--machine", "bochs", "--cpu", processor, "--quiet", "--timeout", "60s"])
-        .stdin(Stdio::null())
-        .output()?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(printed);
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{processor}: {}; it printed\n{printed}and said\n{errors}", output.status).into())
 }

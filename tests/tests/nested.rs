@@ -6,13 +6,14 @@
 //! writes back, L1 hears only where each VMWRITE exits. Without records L1 takes shorter ways, and looks ahead if it is told to:
 //! the guest prints the same.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use l1_hypervisor::built_in::GUESTS;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use similar::TextDiff;
-use tests::program;
+use tests::guest::{command, printed, printed_bare};
 use tests::skip::{on_bochs, skipped};
+use tests::snapshot;
 
 /// Processor and way of serving L2's VMREADs and VMWRITEs. Ivy Bridge has no VMCS shadowing.
 const CONFIGURATIONS: [(&str, &str); 5] = [
@@ -84,11 +85,7 @@ fn test(guest: &'static str) -> Result<Completion, Failed> {
     }
     let observable = compare(guest)?;
     if !TOO_LONG.contains(&guest) {
-        let mut settings = insta::Settings::clone_current();
-        settings.set_snapshot_path("snapshots/nested");
-        settings.set_prepend_module_to_snapshot(false);
-        settings.set_omit_expression(true);
-        settings.bind(|| insta::assert_snapshot!(guest, observable));
+        snapshot::settings("nested").bind(|| insta::assert_snapshot!(guest, observable));
     }
     Ok(Completion::Completed)
 }
@@ -102,7 +99,7 @@ fn compare(guest: &str) -> Result<String, Failed> {
         let name = format!("{processor} with {shadowing} shadowing");
         let judged = !WRONG_ON_BOCHS.contains(&guest) && !BEYOND_THE_PROCESSOR.contains(&(guest, processor));
         if judged && !bare.iter().any(|(known, _)| *known == processor) {
-            bare.push((processor, run_bare(guest, processor)?));
+            bare.push((processor, printed_bare(guest, processor)?));
         }
         let expected = bare.iter().find(|(known, _)| *known == processor).map_or("", |(_, printed)| printed);
         let mut run = run(guest, processor, shadowing, "observable")?;
@@ -202,26 +199,4 @@ fn run(guest: &str, processor: &str, shadowing: &str, mode: &str) -> Result<Run,
 fn run_without_records(guest: &str, processor: &str, shadowing: &str) -> Result<String, Failed> {
     let options = ["--nested", "on", "--shadowing", shadowing, "--trace", "off", "--look-ahead", "on"];
     printed(command(guest, processor)?.args(options))
-}
-
-fn run_bare(guest: &str, processor: &str) -> Result<String, Failed> {
-    printed(command(guest, processor)?.arg("--bare"))
-}
-
-fn command(guest: &str, processor: &str) -> Result<Command, Failed> {
-    let mut command = Command::new(program::l1_hypervisor()?);
-    command.args(["run", guest, "--machine", "bochs", "--cpu", processor, "--quiet", "--timeout", "60s"]).stdin(Stdio::null());
-    Ok(command)
-}
-
-/// What the guest prints. It must end well.
-fn printed(command: &mut Command) -> Result<String, Failed> {
-    let output = command.output()?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(printed);
-    }
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    Err(format!("{}: {}; it printed\n{printed}and said\n{errors}", arguments.join(" "), output.status).into())
 }
