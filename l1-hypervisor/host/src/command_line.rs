@@ -333,6 +333,18 @@ pub enum TraceChoice {
     Observable,
 }
 
+impl TraceChoice {
+    /// What L1 does for it, one of `l1_protocol::boot::TRACE_…`.
+    #[must_use]
+    pub const fn mode(self) -> u32 {
+        match self {
+            Self::Off => l1_protocol::boot::TRACE_OFF,
+            Self::Last => l1_protocol::boot::TRACE_RECORDER,
+            Self::Pretty | Self::Json | Self::Tree | Self::Canonical | Self::Observable => l1_protocol::boot::TRACE_STREAM,
+        }
+    }
+}
+
 /// An exit that L1 does not need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it")]

@@ -164,7 +164,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitStatus, RunError> {
         TraceChoice::Last | TraceChoice::Off | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => None,
     };
     let mut trace_file = arguments.trace_out.as_deref().map(create).transpose()?;
-    if matches!(arguments.trace, TraceChoice::Last | TraceChoice::Off) && trace_file.is_some() {
+    if arguments.trace.mode() != boot::TRACE_STREAM && trace_file.is_some() {
         return Err(RunError::Usage("--trace-out needs --trace pretty, json, tree, canonical or observable"));
     }
     let event_file = if events.is_some() { trace_file.take() } else { None };
@@ -249,13 +249,7 @@ pub fn run_on(
     sinks: &mut Sinks<'_>,
     input: Input,
 ) -> Result<RunResult, RunError> {
-    let inner_trace_mode = match arguments.trace {
-        TraceChoice::Off => boot::TRACE_OFF,
-        TraceChoice::Last => boot::TRACE_RECORDER,
-        TraceChoice::Pretty | TraceChoice::Json | TraceChoice::Tree | TraceChoice::Canonical | TraceChoice::Observable => {
-            boot::TRACE_STREAM
-        }
-    };
+    let inner_trace_mode = arguments.trace.mode();
     // Statistics are about exits that L1 takes, and each record of an inner hypervisor would cost it some.
     let options = options(target, arguments, if arguments.stats { boot::TRACE_STREAM } else { inner_trace_mode })?;
     let nesting = Nesting { depth: arguments.depth, inner_trace_mode };

@@ -6,7 +6,7 @@
 use super::EmulationError;
 use crate::guest_memory::GuestPhysical;
 use crate::guest_paging::linear::within_page;
-use crate::guest_paging::{AccessKind, PagingState, PhysicalMemory, check, translate};
+use crate::guest_paging::{AccessKind, PagingState, PhysicalMemory, check, translate, translate_to_ram};
 use l1_protocol::memory_map::PAGE_SIZE;
 
 /// Devices in the guest's physical address space. An access is 1 to 8 bytes, lies in one page and need not be aligned.
@@ -75,6 +75,20 @@ pub(super) struct Place {
 /// call of the emulation, like an entry of a TLB.
 pub(super) type LastPage = Option<(u64, u64)>;
 
+/// The physical address of `linear`, if it lies in this page.
+#[inline(always)]
+fn known(last: &LastPage, linear: u64) -> Option<GuestPhysical> {
+    let (page, physical) = (*last)?;
+    let offset = linear % PAGE_SIZE;
+    (linear - offset == page).then(|| GuestPhysical(physical + offset))
+}
+
+/// The page of an access at `linear`, which is translated to `address`.
+const fn page_of(linear: u64, address: GuestPhysical) -> LastPage {
+    let offset = linear % PAGE_SIZE;
+    Some((linear - offset, address.0 - offset))
+}
+
 impl Place {
     /// Where its first byte lies.
     pub(super) const fn start(&self) -> GuestPhysical {
@@ -90,17 +104,12 @@ impl<M: PhysicalMemory> Machine<'_, M> {
     pub(super) fn place(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<Place, EmulationError> {
         let first = within_page(linear, size);
         if first == size {
-            let address = match self.known(linear, kind) {
-                Some(address) => address,
-                None => self.translate(linear, size, kind)?,
-            };
+            let address = self.translate(linear, size, kind)?;
             return Ok(Place { pieces: [(address, size), (GuestPhysical(0), 0)] });
         }
         let second = linear.wrapping_add(first as u64);
-        check(self.memory, self.paging, linear, kind)?;
-        check(self.memory, self.paging, second, kind)?;
-        self.check_reach(linear, first, kind)?;
-        self.check_reach(second, size - first, kind)?;
+        self.check(linear, first, kind)?;
+        self.check(second, size - first, kind)?;
         let pieces = [
             (translate(self.memory, self.paging, linear, kind)?, first),
             (translate(self.memory, self.paging, second, kind)?, size - first),
@@ -116,48 +125,40 @@ impl<M: PhysicalMemory> Machine<'_, M> {
         size: usize,
         kind: AccessKind,
     ) -> Result<Place, EmulationError> {
-        let offset = linear % PAGE_SIZE;
         if within_page(linear, size) < size {
             return self.place(linear, size, kind);
         }
-        let page = linear - offset;
-        let physical = match *last {
-            Some((known, physical)) if known == page => physical,
-            _ => {
-                let address = translate(self.memory, self.paging, linear, kind)?.0;
-                *last = Some((page, address - offset));
-                address - offset
+        let address = match known(last, linear) {
+            Some(address) => address,
+            None => {
+                let address = translate(self.memory, self.paging, linear, kind)?;
+                *last = page_of(linear, address);
+                address
             }
         };
-        Ok(Place { pieces: [(GuestPhysical(physical + offset), size), (GuestPhysical(0), 0)] })
-    }
-
-    /// The address of an access to a page that is at hand.
-    #[inline(always)]
-    fn known(&mut self, linear: u64, kind: AccessKind) -> Option<GuestPhysical> {
-        let Reach::Ram(pages) = &mut self.reach else { return None };
-        let (page, physical) = (*pages.of(linear, kind))?;
-        (linear - linear % PAGE_SIZE == page).then(|| GuestPhysical(physical + linear % PAGE_SIZE))
+        Ok(Place { pieces: [(address, size), (GuestPhysical(0), 0)] })
     }
 
     /// Translates an access to one page.
+    #[inline(always)]
     fn translate(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<GuestPhysical, EmulationError> {
-        self.check_reach(linear, size, kind)?;
-        let address = translate(self.memory, self.paging, linear, kind)?;
-        if let Reach::Ram(pages) = &mut self.reach {
-            let offset = linear % PAGE_SIZE;
-            *pages.of(linear, kind) = Some((linear - offset, address.0 - offset));
+        let Reach::Ram(pages) = &mut self.reach else {
+            return Ok(translate(self.memory, self.paging, linear, kind)?);
+        };
+        let last = pages.of(linear, kind);
+        if let Some(address) = known(last, linear) {
+            return Ok(address);
         }
+        let address = translate_to_ram(self.memory, self.paging, linear, size, kind)?.ok_or(EmulationError::OutsideRam)?;
+        *last = page_of(linear, address);
         Ok(address)
     }
 
-    /// Checks that `size` bytes in one page may be accessed, before a flag in the page tables is set.
-    fn check_reach(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<(), EmulationError> {
-        if matches!(self.reach, Reach::Devices) {
-            return Ok(());
-        }
+    /// Checks an access to one page, and sets no flag in the page tables.
+    fn check(&mut self, linear: u64, size: usize, kind: AccessKind) -> Result<(), EmulationError> {
         let address = check(self.memory, self.paging, linear, kind)?;
-        if self.memory.is_ram(address, size) { Ok(()) } else { Err(EmulationError::OutsideRam) }
+        let is_within_reach = matches!(self.reach, Reach::Devices) || self.memory.is_ram(address, size);
+        if is_within_reach { Ok(()) } else { Err(EmulationError::OutsideRam) }
     }
 
     /// The value at `place`.

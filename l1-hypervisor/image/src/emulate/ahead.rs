@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
-use super::access::{Machine, Pages, Reach, Unclaimed};
+use super::access::{Machine, Pages, Place, Reach, Unclaimed};
 use super::arithmetic::{CARRY, OVERFLOW, PARITY, SIGN, ZERO, binary, sign_extend, unary};
 use super::instruction::{self, Operation};
 use super::registers::{Bitness, InstructionState};
@@ -190,8 +190,8 @@ fn conditionally(
     match instruction.op_count() {
         // SETcc.
         1 if in_memory(0) => {
-            let linear = state.linear(instruction.memory_segment(), state.offset(instruction, 0)?, 1).ok()?;
-            let place = machine.place(linear, 1, AccessKind::Write).ok()?;
+            let offset = state.offset(instruction, 0)?;
+            let place = place(state, machine, instruction.memory_segment(), offset, 1, AccessKind::Write)?;
             machine.write(&place, holds.into());
         }
         1 => state.write(destination(instruction)?, holds.into()),
@@ -199,9 +199,8 @@ fn conditionally(
         2 => {
             let destination = destination(instruction)?;
             let source = if in_memory(1) {
-                let size = destination.size();
-                let linear = state.linear(instruction.memory_segment(), state.offset(instruction, 1)?, size).ok()?;
-                let place = machine.place(linear, size, AccessKind::Read).ok()?;
+                let offset = state.offset(instruction, 1)?;
+                let place = place(state, machine, instruction.memory_segment(), offset, destination.size(), AccessKind::Read)?;
                 machine.read(&place)
             } else {
                 state.read(instruction.op_register(1))?
@@ -266,8 +265,7 @@ fn target(instruction: &Instruction) -> Option<u64> {
 
 fn push(state: &mut InstructionState<'_>, machine: &mut Machine<'_, impl PhysicalMemory>, value: u64) -> Option<()> {
     let rsp = state.rsp.wrapping_sub(8);
-    let linear = state.linear(Register::SS, rsp, 8).ok()?;
-    let place = machine.place(linear, 8, AccessKind::Write).ok()?;
+    let place = place(state, machine, Register::SS, rsp, 8, AccessKind::Write)?;
     machine.write(&place, value);
     *state.rsp = rsp;
     Some(())
@@ -275,9 +273,21 @@ fn push(state: &mut InstructionState<'_>, machine: &mut Machine<'_, impl Physica
 
 /// What POP would take.
 fn top(state: &InstructionState<'_>, machine: &mut Machine<'_, impl PhysicalMemory>) -> Option<u64> {
-    let linear = state.linear(Register::SS, *state.rsp, 8).ok()?;
-    let place = machine.place(linear, 8, AccessKind::Read).ok()?;
+    let place = place(state, machine, Register::SS, *state.rsp, 8, AccessKind::Read)?;
     Some(machine.read(&place))
+}
+
+/// An operand in memory, checked.
+fn place(
+    state: &InstructionState<'_>,
+    machine: &mut Machine<'_, impl PhysicalMemory>,
+    segment: Register,
+    offset: u64,
+    size: usize,
+    kind: AccessKind,
+) -> Option<Place> {
+    let linear = state.linear(segment, offset, size).ok()?;
+    machine.place(linear, size, kind).ok()
 }
 
 /// SDM 1 table B-1 "EFLAGS Condition Codes".

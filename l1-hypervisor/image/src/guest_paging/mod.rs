@@ -82,6 +82,25 @@ pub fn translate(
     Ok(walk.address)
 }
 
+/// Like [`translate`], for `size` bytes in one page that have to be RAM; `None`, and no flag is set, if they are not.
+///
+/// # Errors
+/// Those of [`translate`].
+pub fn translate_to_ram(
+    memory: &mut impl PhysicalMemory,
+    state: &PagingState,
+    linear: u64,
+    size: usize,
+    kind: AccessKind,
+) -> Result<Option<GuestPhysical>, PageFault> {
+    let walk = walk::walk(memory, state, linear, kind)?;
+    if !memory.is_ram(walk.address, size) {
+        return Ok(None);
+    }
+    walk.set_flags(memory, linear)?;
+    Ok(Some(walk.address))
+}
+
 /// Like [`translate`], but sets no flags: for the check that comes before an access of several pages.
 ///
 /// # Errors

@@ -106,18 +106,18 @@ fn execute<P: Platform>(
     mut access: u64,
     position: Position,
 ) -> Position {
+    // What [`Vcpu::paging_state`](crate::vcpu::Vcpu::paging_state) gives, without the fields that an exit of L3 has loaded or that
+    // do not count here: KVM does not shadow them, and to read them would be exits.
     let paging = PagingState {
         cr0: platform.read(Field::GUEST_CR0),
         cr3: platform.read(Field::GUEST_CR3),
         cr4: platform.read(Field::GUEST_CR4),
         efer: nested.loaded.efer,
         rflags: position.rflags,
-        cpl: 0,
         long_mode: true,
-        pkru: 0,
-        pdptes: [0; 4],
         physical_address_width: features.physical_address_width,
         gigabyte_pages: features.gigabyte_pages,
+        ..PagingState::default()
     };
     let old_rsp = platform.read(Field::GUEST_RSP);
     let Position { mut rip, mut rflags } = position;
@@ -134,10 +134,7 @@ fn execute<P: Platform>(
             mode: Bitness::Bits64,
         };
         match step(&mut state, memory, &paging, &mut pages, &mut known.decoded) {
-            None => {
-                known.note_last(access);
-                break;
-            }
+            None => break,
             Some(Step::Done { next_rip }) => {
                 rip = next_rip;
                 gap += 1;
@@ -155,7 +152,8 @@ fn execute<P: Platform>(
             }
         }
     }
-    if gap > 0 {
+    // Unless there were too many, no other follows that L1 could do.
+    if accesses < ACCESSES {
         known.note_last(access);
     }
     if rsp != old_rsp {

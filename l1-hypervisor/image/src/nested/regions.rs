@@ -171,23 +171,13 @@ impl Regions {
 
     /// Sets the EPT pointer of the current vmcs13.
     pub(super) fn set_ept_pointer<P: Platform>(&mut self, slot: usize, platform: &mut P, pointer: u64) {
-        if let Some(old) = self.ept_pointer.get_mut(slot)
-            && *old != pointer
-        {
-            *old = pointer;
-            platform.write(Field::EPT_POINTER, pointer);
-        }
+        write_if_new(&mut self.ept_pointer, slot, platform, Field::EPT_POINTER, pointer);
     }
 
     /// Sets L1's CR4 in the current vmcs13 to what suits an L3 with this CR4.
     pub(super) fn set_host_cr4<P: Platform>(&mut self, slot: usize, platform: &mut P, guest_cr4: u64) {
         let cr4 = host_cr4(self.constants.host.cr4, guest_cr4);
-        if let Some(old) = self.host_cr4.get_mut(slot)
-            && *old != cr4
-        {
-            *old = cr4;
-            platform.write(Field::HOST_CR4, cr4);
-        }
+        write_if_new(&mut self.host_cr4, slot, platform, Field::HOST_CR4, cr4);
     }
 
     /// Merges the bits of the MSRs that L1 lets through; all other accesses exit (SDM 3C 24.6.9 "MSR-Bitmap Address").
@@ -206,6 +196,16 @@ impl Regions {
                 *word = wanted | !open.mask;
             }
         }
+    }
+}
+
+/// Writes a field of the current vmcs13, which is the one of `slot`, if `known` does not say that it holds the value.
+fn write_if_new<P: Platform>(known: &mut [u64; SLOTS], slot: usize, platform: &mut P, field: Field, value: u64) {
+    if let Some(old) = known.get_mut(slot)
+        && *old != value
+    {
+        *old = value;
+        platform.write(field, value);
     }
 }
 

@@ -15,15 +15,8 @@ const STACK: u64 = DATA + 0x800;
 
 impl Guest {
     fn step(&mut self, decoded: &mut Decoded) -> Option<Step> {
-        let mut state = InstructionState {
-            general: &mut self.general,
-            rsp: &mut self.rsp,
-            rip: self.rip,
-            rflags: &mut self.rflags,
-            segment_bases: self.segment_bases,
-            mode: self.mode,
-        };
-        step(&mut state, &mut GuestMemory::new(&mut self.ram), &self.paging, &mut Pages::default(), decoded)
+        let (mut state, mut memory, paging, _) = self.parts();
+        step(&mut state, &mut memory, paging, &mut Pages::default(), decoded)
     }
 
     fn step_over(&mut self, code: &[u8]) -> Option<Step> {

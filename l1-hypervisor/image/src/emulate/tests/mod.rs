@@ -152,7 +152,13 @@ impl Guest {
     }
 
     fn emulate(&mut self) -> Result<Outcome, EmulationError> {
-        let mut state = InstructionState {
+        let (mut state, mut memory, paging, device) = self.parts();
+        emulate(&mut state, &mut memory, paging, device)
+    }
+
+    /// What an instruction works with, borrowed apart.
+    fn parts(&mut self) -> (InstructionState<'_>, GuestMemory<'_>, &PagingState, &mut Device) {
+        let state = InstructionState {
             general: &mut self.general,
             rsp: &mut self.rsp,
             rip: self.rip,
@@ -160,7 +166,7 @@ impl Guest {
             segment_bases: self.segment_bases,
             mode: self.mode,
         };
-        emulate(&mut state, &mut GuestMemory::new(&mut self.ram), &self.paging, &mut self.device)
+        (state, GuestMemory::new(&mut self.ram), &self.paging, &mut self.device)
     }
 
     /// Executes `code`, all of which must be one instruction that completes; returns what the device saw.
